@@ -1,0 +1,1 @@
+"""Experiments as code; installed as ``rfm.configs``."""

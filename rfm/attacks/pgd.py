@@ -1,0 +1,269 @@
+"""Projected gradient descent (Madry et al., 2018), the attack of the paper.
+
+From a random point of the ball, each step goes up the loss and comes back::
+
+    delta <- project(delta + step_size * steepest_ascent(grad_x loss(f(x + delta), y)))
+
+with the sign of the gradient as steepest ascent for L-infinity; after each step
+x + delta is clipped to [0, 1]. Of all iterates, the random start and the last one
+included, and of all restarts, the one of highest loss counts (Section F of the
+supplement: "the worst-case adversarial example per test example"). Whether *any*
+iterate is misclassified is tracked apart: the example of highest loss may be classified
+correctly while another was not.
+
+Restarts are part of the batch, so that ten of them cost one pass of ten times the
+batch. Weights are never differentiated.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key
+
+from rfm import losses, loops
+from rfm.types import Images, Keys, Labels, LogitsFn, LossFn, PerExample, Threat
+from rfm.types import as_partial, example_keys
+
+
+class AttackResult(NamedTuple):
+    """What an attack found, per example.
+
+    Attributes:
+      x: the adversarial inputs, shape (n, h, w, c), inside the ball and inside [0, 1].
+      loss: the loss there, shape (n,); of the iterate of highest loss.
+      success: was any iterate misclassified, shape (n,), bool.
+    """
+
+    x: Images
+    loss: PerExample
+    success: Bool[Array, " n"]
+
+
+class _State(NamedTuple):
+    delta: Images
+    velocity: Images
+    best_delta: Images
+    best_loss: PerExample
+    success: Bool[Array, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PGD:
+    """Settings of the attack; call it on a model.
+
+    Attributes:
+      threat: the ball, see `rfm.threat`.
+      steps: gradient steps per restart (20 for evaluation, 7 for training).
+      step_size: length of a step, in the unit of the inputs (0.007).
+      restarts: random starts; the worst one counts for each example.
+      momentum: weight of the past in the averaged gradient ``m <- momentum * m +
+        (1 - momentum) * gradient / ||gradient||_1``; 0, as in the paper, is plain PGD.
+      loss: what is ascended, a function of logits and labels per example.
+      random_start: start from a random point of the ball, else from the input.
+      chunk: how many examples times restarts go through the model at once; limits
+        memory, changes no result but rounding. None: all.
+      compiled: put the loop into one compiled program; None: where that is fast, see
+        `rfm.loops`.
+
+    Raises:
+      ValueError: a count is not positive or a size is negative.
+    """
+
+    threat: Threat
+    steps: int
+    step_size: float
+    restarts: int = 1
+    momentum: float = 0.0
+    loss: LossFn = losses.cross_entropy
+    random_start: bool = True
+    chunk: int | None = dataclasses.field(default=None, metadata={"protocol": False})
+    compiled: bool | None = dataclasses.field(default=None, metadata={"protocol": False})
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.restarts < 1 or (self.chunk is not None and self.chunk < 1):
+            raise ValueError("PGD needs steps >= 0, restarts >= 1 and chunk >= 1")
+        if not self.step_size >= 0 or not 0 <= self.momentum < 1:
+            raise ValueError("PGD needs step_size >= 0 and momentum in [0, 1)")
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError("PGD without a random start has nothing to restart: use restarts=1")
+
+    def __call__(self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys) -> AttackResult:
+        """Attacks `logits_fn` at inputs `x` (n, h, w, c) in [0, 1] with labels `y` (n,).
+
+        Args:
+          logits_fn: the model, evaluation mode; ideally a ``jax.tree_util.Partial``.
+          x: inputs, floating point, channels last.
+          y: labels, integers.
+          key: one key, or one per example (then the batch an example is in does not
+            matter).
+
+        Returns:
+          An `AttackResult`. A loss that is not a number counts as infinite.
+
+        Raises:
+          ValueError: shapes do not fit, or `x` is not floating point.
+        """
+        if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"x must be floating point, shape (n, h, w, c); got {x.dtype}{x.shape}")
+        if y.shape != x.shape[:1] or not jnp.issubdtype(y.dtype, jnp.integer):
+            raise ValueError(f"y must be integers, shape ({x.shape[0]},); got {y.dtype}{y.shape}")
+        logits_fn = as_partial(logits_fn)
+        keys = example_keys(key, x.shape[0])
+        compiled = self.compiled
+        if compiled is None:
+            compiled = loops.runs_fast_in_loops(logits_fn, x)
+        run = _run_compiled if compiled else _run
+        return run(self, logits_fn, x, y, keys, compiled)
+
+
+def pgd(logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, **settings: object) -> AttackResult:
+    """``PGD(**settings)(logits_fn, x, y, key)``; see `PGD` for settings and `PGD.__call__`.
+
+    Example::
+
+        adv = rfm.attacks.pgd(logits_fn, x, y, key, threat=rfm.threat.linf(8 / 255),
+                              steps=20, step_size=0.007, restarts=10)
+    """
+    return PGD(**settings)(logits_fn, x, y, key)  # type: ignore[arg-type]
+
+
+def _run(
+    attack: PGD,
+    logits_fn: LogitsFn,
+    x: Images,
+    y: Labels,
+    keys: Key[Array, " n"],
+    compiled: bool,
+) -> AttackResult:
+    """All restarts of all examples, in blocks that respect `attack.chunk`.
+
+    Rows of a block are ordered example-major, and blocks of examples are interleaved:
+    a batch that is sharded over devices stays sharded the same way throughout.
+    """
+    n, limit = x.shape[0], attack.chunk or x.shape[0] * attack.restarts
+    blocks = _smallest_divisor(n, at_least=math.ceil(n / limit))
+    groups = _smallest_divisor(attack.restarts, at_least=math.ceil(attack.restarts / max(limit // n, 1)))
+    per_group = attack.restarts // groups
+
+    def attack_rows(rows: tuple[Images, Labels, Key[Array, " m"], Array]) -> AttackResult:
+        x, y, keys, group = rows
+        m = x.shape[0]
+        restart = group * per_group + jnp.arange(per_group)
+        restart_keys = jax.vmap(lambda k: jax.vmap(functools.partial(jax.random.fold_in, k))(restart))(keys)
+        x, y = jnp.repeat(x, per_group, axis=0), jnp.repeat(y, per_group, axis=0)
+        found = _ascend(attack, logits_fn, x, y, restart_keys.reshape(-1), compiled)
+        return _worst(jax.tree.map(lambda v: v.reshape(m, per_group, *v.shape[1:]), found))
+
+    def over_groups(block: tuple[Images, Labels, Key[Array, " m"]]) -> AttackResult:
+        if groups == 1:
+            return attack_rows((*block, jnp.int32(0)))
+        found = loops.map_over(lambda group: attack_rows((*block, group)), jnp.arange(groups), compiled=compiled)
+        return _worst(jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1), found))
+
+    if blocks == 1:
+        return over_groups((x, y, keys))
+    cut = jax.tree.map(lambda v: jnp.moveaxis(v.reshape(n // blocks, blocks, *v.shape[1:]), 1, 0), (x, y, keys))
+    found = loops.map_over(over_groups, cut, compiled=compiled)
+    return jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1).reshape(n, *v.shape[2:]), found)
+
+
+_run_compiled = jax.jit(_run, static_argnums=(0, 5))
+
+
+def _ascend(
+    attack: PGD,
+    logits_fn: LogitsFn,
+    x: Images,
+    y: Labels,
+    keys: Key[Array, " n"],
+    compiled: bool,
+) -> AttackResult:
+    """One random start per row of `x`."""
+    state = _start(attack, x, keys)
+    state = loops.repeat(
+        lambda state: _step(attack, logits_fn, x, y, state), attack.steps, state, compiled=compiled
+    )
+    return _finish(attack, logits_fn, x, y, state)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(attack: PGD, x: Images, keys: Key[Array, " n"]) -> _State:
+    delta = jnp.zeros_like(x)
+    if attack.random_start:
+        draw = jax.vmap(lambda key: attack.threat.sample(key, (1, *x.shape[1:]))[0])
+        delta = _into_box(x, draw(keys).astype(x.dtype))
+    loss_dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return _State(
+        delta,
+        jnp.zeros_like(x),
+        delta,
+        jnp.full(x.shape[0], -jnp.inf, loss_dtype),
+        jnp.zeros(x.shape[0], bool),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(attack: PGD, logits_fn: LogitsFn, x: Images, y: Labels, state: _State) -> _State:
+    def total(delta: Images) -> tuple[Array, tuple[PerExample, Array]]:
+        logits = logits_fn(x + delta)
+        loss = attack.loss(logits, y)
+        return loss.sum(), (loss, losses.is_misclassified(logits, y))
+
+    gradient, (loss, wrong) = jax.grad(total, has_aux=True)(state.delta)
+    state = _keep_worst(state, loss, wrong)
+    velocity = gradient
+    if attack.momentum:
+        size = jnp.sum(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)), keepdims=True)
+        unit = gradient / jnp.where(size > 0, size, 1.0)
+        velocity = attack.momentum * state.velocity + (1 - attack.momentum) * unit
+    delta = state.delta + attack.step_size * attack.threat.steepest_ascent(velocity)
+    return state._replace(
+        delta=_into_box(x, attack.threat.project(delta)),
+        velocity=velocity if attack.momentum else state.velocity,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _finish(attack: PGD, logits_fn: LogitsFn, x: Images, y: Labels, state: _State) -> AttackResult:
+    logits = logits_fn(x + state.delta)
+    state = _keep_worst(state, attack.loss(logits, y), losses.is_misclassified(logits, y))
+    x = jnp.clip(x + state.best_delta, 0.0, 1.0)
+    return AttackResult(x, state.best_loss, state.success)
+
+
+def _keep_worst(state: _State, loss: PerExample, wrong: Bool[Array, " n"]) -> _State:
+    loss = jnp.where(jnp.isnan(loss), jnp.inf, loss).astype(state.best_loss.dtype)
+    better = loss > state.best_loss
+    return state._replace(
+        best_delta=jnp.where(better.reshape(-1, *[1] * (state.delta.ndim - 1)), state.delta, state.best_delta),
+        best_loss=jnp.where(better, loss, state.best_loss),
+        success=state.success | wrong,
+    )
+
+
+def _worst(found: AttackResult) -> AttackResult:
+    """The restart (second axis) of highest loss; success of any."""
+    worst = jnp.argmax(found.loss, axis=1)
+
+    def pick(v: Array) -> Array:
+        index = worst.reshape(-1, *[1] * (v.ndim - 1))
+        return jnp.take_along_axis(v, index, axis=1)[:, 0]
+
+    return AttackResult(pick(found.x), pick(found.loss), found.success.any(axis=1))
+
+
+def _into_box(x: Images, delta: Images) -> Images:
+    """The perturbation of the point of [0, 1] that is nearest to x + delta.
+
+    Clipping moves each pixel towards x, so it never leaves the ball. (An input outside
+    of [0, 1] would; `x` is trusted here.)
+    """
+    return jnp.clip(x + delta, 0.0, 1.0) - x
+
+
+def _smallest_divisor(n: int, *, at_least: int) -> int:
+    return next(d for d in range(at_least, n + 1) if n % d == 0)

@@ -1,0 +1,145 @@
+"""The flags, and help that reads like documentation."""
+
+import argparse
+from collections.abc import Sequence
+
+from rfm.errors import UserError
+from rfm.version import __version__
+
+_DESCRIPTION = """\
+Robust Flat Minima: train adversarially robust classifiers, evaluate them, and measure
+how flat their robust loss is around the weights.
+
+  rfm run                                        everything, on the embedded digits
+  rfm run --config cifar10_small:at              ten minutes on two cores, real CIFAR-10
+  rfm run --config configs/cifar10.py:at --workdir runs/at --config.model.width=16
+
+The stages can be run alone (train, evaluate, flatness, report); each picks up what is
+already in the workdir, so any of them can be stopped and started again.
+"""
+
+_CONFIG = """\
+config:
+  --config FILE[:METHOD] is a Python file with get_config(METHOD), or the name of one
+  that ships with rfm: digits, cifar10, cifar10_small. Without it, the config stored in
+  the workdir is used, and without that, digits. Any field can be changed:
+  --config.optimiser.learning_rate=0.1 --config.train.epochs=30
+
+exit status:
+  0 done; 1 training failed; 2 a flag, file or config is wrong (one line says which);
+  130 or 143 stopped by SIGINT or SIGTERM (state saved: the same command goes on)
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; overrides of config fields are left over."""
+    parser = argparse.ArgumentParser(
+        prog="rfm",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"rfm {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, summary: str, text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            name,
+            help=summary,
+            description=text,
+            epilog=_CONFIG if name != "data" else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if name != "data":
+            added.add_argument("--config", metavar="FILE[:METHOD]", help="what to run, see below")
+            added.add_argument(
+                "--workdir", metavar="DIR", help="folder of the run (default: runs/CONFIG-METHOD)"
+            )
+        return added
+
+    run = verb(
+        "run",
+        "train, evaluate, measure flatness and report",
+        "Trains, evaluates, measures flatness and writes the report, in this order. Stages\n"
+        "that are already done are not done again. Prints the table of results and the\n"
+        "path of report.html.",
+    )
+    _measuring_flags(run)
+    verb(
+        "train",
+        "train, or go on training",
+        "Trains to the last epoch, from the newest checkpoint if there is one. Checkpoints\n"
+        "are written while training goes on; SIGTERM saves one and exits with status 143.\n"
+        "Metrics go to metrics.jsonl and tensorboard/ in the workdir.",
+    )
+    evaluate = verb(
+        "evaluate",
+        "Err, RErr, Loss and RLoss of a checkpoint",
+        "Clean and robust error and loss on the first test and training examples, by PGD\n"
+        "with restarts, the worst case per example. Writes records/STEP/evaluation-*.json.",
+    )
+    _measuring_flags(evaluate, snapshots=False)
+    flatness = verb(
+        "flatness",
+        "average- and worst-case flatness of a checkpoint",
+        "How much Loss and RLoss rise around the weights: on average over random weight\n"
+        "perturbations (Eq. (3) of the paper's supplement) and at worst (Eq. (5)); then\n"
+        "smaller measures of all snapshots, for the curves through training. Evaluates\n"
+        "first if need be. Writes records/STEP/flatness-*.json.",
+    )
+    _measuring_flags(flatness)
+    verb(
+        "report",
+        "report.html from what is in the workdir",
+        "Draws report.html, its figures (PNG and SVG) and the table (CSV and Markdown) from\n"
+        "the metrics and records in the workdir. Needs no model and no device.",
+    )
+    data = verb(
+        "data",
+        "prepare or look at a data set",
+        "prepare NAME: downloads a TFDS data set and stores it so that it can be read without\n"
+        "TensorFlow; this step needs it: pip install 'robust-flat-minima[prepare]'.\n"
+        "show SOURCE: loads a data set and prints its sizes: digits, tfds:NAME or an .npz with\n"
+        "x_train, y_train, x_test and y_test.",
+    )
+    data.add_argument("action", choices=("prepare", "show"))
+    data.add_argument("name", metavar="NAME", help="e.g. cifar10, tfds:cifar10, digits, my.npz")
+    data.add_argument("--data-dir", metavar="DIR", help="folder of TFDS (default: TFDS's own)")
+    return parser
+
+
+def split_overrides(rest: Sequence[str]) -> list[str]:
+    """The leftover arguments, all of them overrides ``--config.FIELD=VALUE``.
+
+    Raises:
+      UserError: one of them is something else.
+    """
+    overrides: list[str] = []
+    for argument in rest:
+        awaits_value = bool(overrides) and "=" not in overrides[-1]
+        if awaits_value and not argument.startswith("--"):
+            overrides[-1] += f"={argument}"
+        elif argument.startswith("--config."):
+            overrides.append(argument)
+        else:
+            raise UserError(f"unknown flag {argument!r}; see rfm --help and rfm VERB --help")
+    missing = [o for o in overrides if "=" not in o]
+    if missing:
+        raise UserError(f"{missing[0]} needs a value: {missing[0]}=VALUE")
+    return overrides
+
+
+def _measuring_flags(parser: argparse.ArgumentParser, *, snapshots: bool = True) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        default="final",
+        help="final (default); best: lowest robust error on the held-out examples (early"
+        " stopping); or a step",
+    )
+    parser.add_argument("--again", action="store_true", help="measure again what is already there")
+    if snapshots:
+        parser.add_argument(
+            "--no-snapshots", action="store_true", help="leave out the curves through training"
+        )

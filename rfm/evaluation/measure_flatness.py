@@ -1,0 +1,151 @@
+"""The records ``flatness-CASE-LOSS-SPLIT``: Eqs. (3) and (5) for Loss and RLoss.
+
+The reference, the loss at the weights themselves, is the one of the evaluation record
+of the same checkpoint and examples (PGD with 20 steps and 10 restarts, Section D): it
+is computed once for all measures.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from rfm import flatness
+from rfm.data.augment import to_float
+from rfm.data.splits import Examples, evaluation
+from rfm.evaluation import records
+from rfm.evaluation.robustness import estimate
+from rfm.evaluation.tasks import Subject, Task, key_for
+from rfm.flatness import Flatness
+from rfm.perturb import RelativeBall
+from rfm.training.build import attack
+
+Measure = Callable[..., Flatness]
+
+
+def flatness_tasks(subject: Subject, evaluated: Mapping[str, Mapping[str, Any]]) -> list[Task]:
+    """Average and worst case, Loss and RLoss; of a snapshot RLoss on test only.
+
+    Args:
+      subject: what is measured.
+      evaluated: its evaluation records by split.
+    """
+    splits = subject.run.config.flatness.splits
+    if subject.snapshot:
+        return [_task(subject, evaluated["test"], case, "rloss") for case in ("average", "worst")]
+    return [
+        _task(subject, evaluated[split], case, loss)
+        for split in splits
+        for case in ("average", "worst")
+        for loss in ("loss", "rloss")
+    ]
+
+
+def _task(subject: Subject, evaluated: Mapping[str, Any], case: str, loss: str) -> Task:
+    split, count = evaluated["split"], evaluated["protocol"]["examples"]["count"]
+    robust = loss == "rloss"
+    settings = _settings(subject, robust)[case]
+    protocol = {
+        "examples": evaluated["protocol"]["examples"],
+        "batch_size": subject.run.config.evaluation.batch_size,
+        "seed": subject.run.config.flatness.seed,
+        "reference": evaluated["protocol"]["attack"] if robust else None,
+        **{name: records.describe(value) for name, value in settings.items()},
+    }
+    if case == "average":
+        protocol["attack"] = records.describe_attack(settings["attack"])
+    else:
+        protocol["threat"] = records.describe_threat(settings["threat"])
+    record = subject.record("flatness", f"flatness-{case}-{loss}-{split}", split, protocol)
+    measure = flatness.average_case if case == "average" else flatness.worst_case
+    reference = np.array(evaluated["per_example"][loss], np.float64)  # null becomes NaN
+    return Task(
+        {**record, "case": case, "loss": loss},
+        functools.partial(
+            _measure,
+            subject,
+            evaluation(subject.run.dataset, split, count),
+            reference,
+            measure,
+            settings,
+        ),
+        count,
+    )
+
+
+def _settings(subject: Subject, robust: bool) -> dict[str, dict[str, Any]]:
+    """Keyword arguments of the two measures."""
+    config: ConfigDict = subject.run.config
+    average, worst = config.flatness.average, config.flatness.worst
+    evaluated = attack(config.evaluation, "config.evaluation")
+    samples, restarts = average.samples, worst.restarts
+    average_steps, worst_steps = average.steps, worst.steps
+    if subject.snapshot:
+        small = config.snapshots
+        samples, restarts = small.average_samples, small.worst_restarts
+        average_steps = worst_steps = small.steps
+    inputs = dataclasses.replace(
+        evaluated, steps=average_steps, step_size=average.step_size, restarts=1
+    )
+    return {
+        "average": {
+            "ball": RelativeBall(average.radius),
+            "samples": samples,
+            "attack": inputs if robust else None,
+        },
+        "worst": {
+            "ball": RelativeBall(worst.radius),
+            "threat": evaluated.threat if robust else None,
+            "steps": worst_steps,
+            "restarts": restarts,
+            "input_step_size": worst.input_step_size,
+            "weight_step_size": worst.weight_step_size,
+        },
+    }
+
+
+def _measure(
+    subject: Subject,
+    examples: Examples,
+    reference: np.ndarray,
+    measure: Measure,
+    settings: Mapping[str, Any],
+    tell: Callable[[int], None],
+) -> dict[str, Any]:
+    config, state = subject.run.config, subject.state
+    with jax.default_matmul_precision(config.evaluation.matmul_precision):
+        found = measure(
+            subject.run.apply_fn(state.batch_stats),
+            state.params,
+            np.asarray(to_float(examples.images)),
+            examples.labels,
+            key_for(config.flatness.seed, f"{measure.__name__}-{examples.split}"),
+            reference=reference,
+            batch_size=config.evaluation.batch_size,
+            place=subject.place,
+            on_batch=tell,
+            **settings,
+        )
+    perturbed = found.samples.mean(0)
+    values = {
+        "flatness": {
+            "value": found.value,
+            "standard_error": found.standard_error,
+            "examples": len(perturbed),
+        },
+        "reference": estimate(found.reference_losses),
+        "perturbed": estimate(perturbed),
+    }
+    if len(found.samples) > 1:
+        values["std"] = {"value": found.std, "standard_error": None, "examples": len(perturbed)}
+    return {
+        "values": values,
+        "per_example": {
+            "reference": found.reference_losses.tolist(),
+            "perturbed": perturbed.tolist(),
+        },
+    }

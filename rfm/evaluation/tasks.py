@@ -1,0 +1,119 @@
+"""Measuring the checkpoints of a workdir: one record after the other.
+
+A `Task` is one record to be, with its full protocol and the function that computes it;
+`carry_out` computes what is not on disk yet and writes each record at once, so that an
+interrupted measurement goes on where it stopped.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import Array, Key
+
+from rfm.devices import shard
+from rfm.evaluation import records
+from rfm.progress import Progress, silent
+from rfm.training.build import Run
+from rfm.training.state import TrainState
+from rfm.types import Place
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is measured: the state of a run at one checkpoint.
+
+    Attributes:
+      run: the run.
+      state: its state.
+      checkpoint: what the user called it: "final", "best" or a step.
+      snapshot: measured for a curve through training, by the smaller protocol.
+    """
+
+    run: Run
+    state: TrainState
+    checkpoint: str
+    snapshot: bool = False
+
+    @property
+    def step(self) -> int:
+        """Updates that the state has seen."""
+        return int(self.state.step)
+
+    @property
+    def place(self) -> Place:
+        """Puts a batch onto the run's devices."""
+        return functools.partial(shard, mesh=self.run.mesh)
+
+    def record(self, kind: str, name: str, split: str, protocol: dict[str, Any]) -> dict[str, Any]:
+        """The head of a record, without values."""
+        config = self.run.config
+        return {
+            "kind": kind,
+            "name": name,
+            "run": config.name,
+            "step": self.step,
+            "epoch": self.step / self.run.steps_per_epoch,
+            "checkpoint": self.checkpoint,
+            "snapshot": self.snapshot,
+            "split": split,
+            "protocol": {
+                **protocol,
+                "dtype": config.model.dtype,
+                "matmul_precision": config.evaluation.matmul_precision,
+                "data": {
+                    "source": config.data.source,
+                    "original_order": self.run.dataset.original_order,
+                    "class_names": list(self.run.dataset.class_names),
+                },
+            },
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One record to be: its head, and how to get the rest.
+
+    Attributes:
+      record: the head, with the full protocol.
+      compute: given a callback for examples done, returns the remaining fields.
+      examples: how many examples it goes through, for the progress bar.
+    """
+
+    record: dict[str, Any]
+    compute: Callable[[Callable[[int], None]], dict[str, Any]]
+    examples: int
+
+
+def carry_out(
+    tasks: list[Task], workdir: Path, *, again: bool = False, progress: Progress = silent
+) -> list[dict[str, Any]]:
+    """All records of `tasks`; those on disk are taken from there unless `again`."""
+    done = []
+    for task in tasks:
+        record = None if again else records.find(workdir, task.record)
+        if record is None:
+            title = f"{task.record['name']} @ {task.record['step']}"
+            start = time.perf_counter()
+
+            def tell(done: int, title: str = title, total: int = task.examples) -> None:
+                progress(title, done, total, {})
+
+            tell(0)
+            record = {**task.record, **task.compute(tell)}
+            record["seconds"] = time.perf_counter() - start
+            records.write(workdir, record)
+        done.append(record)
+    return done
+
+
+def key_for(seed: int, purpose: str) -> Key[Array, ""]:
+    """A key of its own for each purpose: no two measures share draws by accident."""
+    key = jax.random.key(seed)
+    for letter in purpose.encode():
+        key = jax.random.fold_in(key, letter)
+    return key

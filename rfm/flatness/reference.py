@@ -1,0 +1,71 @@
+"""The loss at the weights themselves, the term that every measure subtracts."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import Float, Key, Array
+
+from rfm import losses
+from rfm.attacks import PGD
+from rfm.batching import batches
+from rfm.types import ApplyFn, Images, Keys, Labels, LogitsFn, Params, PerExample, Place
+from rfm.types import bind, example_keys
+
+
+def reference(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Images,
+    y: Labels,
+    key: Keys,
+    *,
+    attack: PGD | None,
+    batch_size: int = 128,
+    place: Place = jax.device_put,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Float[np.ndarray, " n"]:
+    """Per-example losses at `params`: RLoss by `attack`, or Loss if that is None.
+
+    The paper takes PGD with 20 steps and 10 restarts here (Section D). The result can be
+    given to any number of measures of the same model and examples.
+
+    Args:
+      apply_fn: the model, evaluation mode.
+      params: its parameters.
+      x: inputs (n, h, w, c) in [0, 1].
+      y: labels (n,).
+      key: one key, or one per example.
+      attack: how to attack, e.g. ``rfm.attacks.PGD(...)``; None for the clean loss.
+      batch_size: examples at a time; all batches share one compilation.
+      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh.
+      on_batch: called with the number of examples done after each batch.
+
+    Returns:
+      Losses, shape (n,), float64 on the host.
+    """
+    keys = example_keys(key, len(x))
+    logits_fn, done = bind(apply_fn, params), []
+    for batch in batches(len(x), batch_size):
+        rows = batch.indices
+        images, labels, example_key = place((x[rows], y[rows], keys[rows]))
+        loss = perturbed_loss(logits_fn, images, labels, example_key, attack)
+        done.append(np.asarray(loss, np.float64)[batch.valid])
+        on_batch(sum(map(len, done)))
+    return np.concatenate(done)
+
+
+def perturbed_loss(
+    logits_fn: LogitsFn, x: Images, y: Labels, keys: Key[Array, " n"], attack: PGD | None
+) -> PerExample:
+    """Cross-entropy per example, at adversarial inputs if there is an attack."""
+    if attack is None:
+        return clean_loss(logits_fn, x, y)
+    return attack(logits_fn, x, y, keys).loss
+
+
+@functools.partial(jax.jit)
+def clean_loss(logits_fn: LogitsFn, x: Images, y: Labels) -> PerExample:
+    """Cross-entropy per example at the inputs themselves."""
+    return losses.cross_entropy(logits_fn(x), y)

@@ -1,0 +1,118 @@
+"""Architectures by name, and how they become the functions of `rfm.types`.
+
+`create` builds a Flax module from names and numbers, as configs have them. The rest
+turns a module into pure functions: `initialise` makes ``(params, batch_stats)``,
+`apply_fn` the evaluation-mode ``ApplyFn`` that attacks and flatness take, `train_fn` the
+training-mode ``TrainFn``.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, PyTree
+
+from rfm.errors import UserError
+from rfm.models.layers import ACTIVATIONS
+from rfm.models.resnet import resnet8, resnet18
+from rfm.types import Images, Logits, Params, TrainFn
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"resnet18": resnet18, "resnet8": resnet8}
+DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def create(
+    name: str,
+    *,
+    classes: int,
+    width: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    activation: str = "relu",
+    dtype: str = "float32",
+) -> nn.Module:
+    """The architecture called `name`.
+
+    Args:
+      name: a key of `ARCHITECTURES`.
+      classes: number of logits.
+      width: channels of the first stage.
+      mean, std: per channel, for whitening inside the model.
+      activation: a key of `ACTIVATIONS`.
+      dtype: of the computation, "float32" or "bfloat16"; parameters and logits stay
+        float32.
+
+    Raises:
+      UserError: an unknown name, activation or dtype, or a width below one.
+    """
+    _known("model.name", name, ARCHITECTURES)
+    _known("model.activation", activation, ACTIVATIONS)
+    _known("model.dtype", dtype, DTYPES)
+    if width < 1:
+        raise UserError(f"model.width must be at least 1, got {width}")
+    return ARCHITECTURES[name](
+        classes=classes,
+        width=width,
+        activation=activation,
+        mean=tuple(mean),
+        std=tuple(std),
+        dtype=DTYPES[dtype],
+    )
+
+
+def initialise(
+    model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int]
+) -> tuple[Params, PyTree]:
+    """Fresh ``(params, batch_stats)`` for inputs of `image_shape`, float32."""
+    variables = jax.jit(model.init)(key, jnp.zeros((1, *image_shape)))
+    return variables["params"], variables.get("batch_stats", {})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Apply:
+    """Evaluation mode of a module; compared by value, so that jit recognises it."""
+
+    model: nn.Module
+
+    def __call__(self, batch_stats: PyTree, params: Params, x: Images) -> Logits:
+        return self.model.apply({"params": params, "batch_stats": batch_stats}, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Train:
+    """Training mode of a module: batch statistics of the batch, and the new ones."""
+
+    model: nn.Module
+
+    def __call__(
+        self, variables: PyTree, x: Images, rngs: dict[str, Array]
+    ) -> tuple[Logits, PyTree]:
+        logits, updated = self.model.apply(
+            variables, x, train=True, mutable=["batch_stats"], rngs=rngs
+        )
+        return logits, updated["batch_stats"]
+
+
+def apply_fn(model: nn.Module, batch_stats: PyTree) -> jax.tree_util.Partial:
+    """The ``ApplyFn`` (params, x) -> logits of `model` in evaluation mode."""
+    return jax.tree_util.Partial(_Apply(model), batch_stats)
+
+
+def train_fn(model: nn.Module, *, axis_name: str | None = None) -> TrainFn:
+    """The ``TrainFn`` (variables, x, rngs) -> (logits, new batch_stats) of `model`.
+
+    With `axis_name` it is for use under ``jax.shard_map``: batch statistics are those of
+    the batch of all devices.
+    """
+    return _Train(model.clone(axis_name=axis_name))
+
+
+def _known(field: str, name: str, choices: dict[str, Any]) -> None:
+    if name not in choices:
+        close = difflib.get_close_matches(name, choices, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{field} {name!r} is not one of {', '.join(sorted(choices))}{hint}")

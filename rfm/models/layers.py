@@ -1,0 +1,86 @@
+"""Layers that the architectures share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rfm.models.convolution import conv_general_dilated
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+"""Activations by name; SiLU, MiSH and GeLU are Eqs. (9) to (11) of the supplement (its
+GeLU is the sigmoid approximation)."""
+
+
+class Whiten(nn.Module):
+    """``(x - mean) / std`` per channel: turns [0, 1] into what the network likes."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        return (x - jnp.asarray(self.mean, x.dtype)) / jnp.asarray(self.std, x.dtype)
+
+
+class Conv(nn.Module):
+    """A convolution without bias, He-initialised by fan-out, padded as in PyTorch."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n p q o"]:
+        pad = self.kernel_size // 2
+        return nn.Conv(
+            self.features,
+            (self.kernel_size, self.kernel_size),
+            strides=self.stride,
+            padding=((pad, pad), (pad, pad)),
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=conv_general_dilated,
+            name="conv",
+        )(x)
+
+
+class RebasedBatchNorm(nn.Module):
+    """Batch normalisation whose scale is stored as an offset from one.
+
+    ``y = (x - mean) / sqrt(var + 1e-5) * (1 + scale) + bias``, with `scale` starting at
+    0. Weight decay and weight clipping then pull the scale to one instead of zero, where
+    it would silence the network (the released code's "rebn"). The
+    running statistics move by a tenth per update. Where the batch is spread over a mapped
+    axis, `axis_name` makes the statistics those of the whole batch.
+    """
+
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h w c"]:
+        x = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            use_scale=False,
+            use_bias=False,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            name="statistics",
+        )(x)
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.zeros, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        return x * (1.0 + scale).astype(x.dtype) + bias.astype(x.dtype)

@@ -1,0 +1,88 @@
+"""Residual networks for small images (He et al., 2016).
+
+`resnet18` is the network of the study: a 3x3 stem, four stages of two basic blocks with
+1, 2, 4 and 8 times `width` channels, strides 1, 2, 2, 2, global average pooling and a
+linear layer, on 32x32 inputs; width 64 is the original. `resnet8` has three stages
+of one block each and fits small inputs and small machines. All convolutions are
+without bias and followed by batch normalisation.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rfm.models.layers import ACTIVATIONS, Conv, RebasedBatchNorm, Whiten
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a skip connection, a 1x1 convolution if shapes change."""
+
+    features: int
+    stride: int
+    activation: str
+    axis_name: str | None
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w i"], *, train: bool) -> Float[Array, "n p q o"]:
+        activation = ACTIVATIONS[self.activation]
+        conv = functools.partial(Conv, self.features, dtype=self.dtype)
+        norm = functools.partial(RebasedBatchNorm, axis_name=self.axis_name, dtype=self.dtype)
+        y = conv(stride=self.stride, name="conv1")(x)
+        y = activation(norm(name="norm1")(y, train=train))
+        y = norm(name="norm2")(conv(name="conv2")(y), train=train)
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = conv(kernel_size=1, stride=self.stride, name="conv_skip")(x)
+            x = norm(name="norm_skip")(x, train=train)
+        return activation(x + y)
+
+
+class ResNet(nn.Module):
+    """A residual network on inputs in [0, 1].
+
+    Attributes:
+      classes: number of logits.
+      stages: blocks per stage; each stage but the first halves the resolution.
+      width: channels of the first stage; each further stage doubles them.
+      activation: a name in `rfm.models.layers.ACTIVATIONS`.
+      mean, std: per channel, for whitening.
+      axis_name: mapped axis over which batch statistics are averaged, if any.
+      dtype: of the computation; parameters and logits are float32.
+    """
+
+    classes: int
+    stages: tuple[int, ...]
+    width: int
+    activation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, train: bool = False
+    ) -> Float[Array, "n classes"]:
+        x = Whiten(self.mean, self.std, name="whiten")(x).astype(self.dtype)
+        x = Conv(self.width, dtype=self.dtype, name="stem")(x)
+        x = RebasedBatchNorm(self.axis_name, dtype=self.dtype, name="stem_norm")(x, train=train)
+        x = ACTIVATIONS[self.activation](x)
+        for stage, blocks in enumerate(self.stages):
+            for block in range(blocks):
+                x = Block(
+                    self.width * 2**stage,
+                    2 if stage > 0 and block == 0 else 1,
+                    self.activation,
+                    self.axis_name,
+                    self.dtype,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                )(x, train=train)
+        x = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean(axis=(1, 2))
+        return nn.Dense(self.classes, name="head")(x)
+
+
+resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2))
+resnet8 = functools.partial(ResNet, stages=(1, 1, 1))

@@ -1,0 +1,129 @@
+"""Relative balls around weights, Eq. (4) of the supplement.
+
+A network's loss does not change when a convolution in front of a normalisation is
+scaled, so a ball of fixed size around the weights says nothing about flatness. The
+ball used here is relative, layer by layer::
+
+    B_xi(w) = {w + nu : ||nu^(l)||_2 <= xi * ||w^(l)||_2 for all layers l}
+
+Every weight tensor and every bias is a layer of its own; normalisation parameters
+are left alone. `RelativeBall` says which leaves those are and offers the operations
+that flatness measures and adversarial weight perturbation need, each a ``tree.map``
+over parameters of any model.
+
+    >>> import jax, jax.numpy as jnp, rfm
+    >>> ball = rfm.perturb.RelativeBall(radius=0.5)
+    >>> params = {"dense": {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}}
+    >>> nu = ball.sample(jax.random.key(0), params)
+    >>> bool(jnp.linalg.norm(nu["dense"]["kernel"]) <= 0.5 * 12**0.5)
+    True
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from rfm.types import Params
+
+_NORMALISATION = re.compile(
+    r"(^|[^a-z])((batch|layer|group|instance|rms|weight|spectral)_?norm|norm|bn)(?![a-z])"
+)
+
+
+def is_normalisation(path: str) -> bool:
+    """Does the leaf at `path` belong to a normalisation layer?
+
+    `path` is like ``"block_0/BatchNorm_1/scale"``. Recognised are components that are
+    called norm or bn, or end in a normalisation's name (``BatchNorm_0``, ``layer_norm``,
+    ``norm2``, ``bn1``), which covers Flax, Equinox and Haiku.
+    """
+    return any(_NORMALISATION.search(part.lower()) for part in path.split("/"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativeBall:
+    """The set of weight perturbations ``nu`` with ``||nu_l|| <= radius * ||w_l||``.
+
+    Attributes:
+      radius: xi of Eq. (4), relative to the norm of each layer, no unit.
+      per: "layer" compares whole tensors (Eq. (2)); "filter" compares the slices of the
+        last axis, the output channels of a Flax kernel (Eq. (1)); a tensor of one
+        dimension counts as one filter.
+      exclude: predicate on leaf paths ("block_0/BatchNorm_1/scale"); leaves for which it
+        is true are not perturbed.
+
+    Raises:
+      ValueError: `radius` is negative or not finite, or `per` is something else.
+    """
+
+    radius: float
+    per: Literal["layer", "filter"] = "layer"
+    exclude: Callable[[str], bool] = is_normalisation
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.radius < float("inf"):
+            raise ValueError(f"radius must be a finite number >= 0, got {self.radius!r}")
+        if self.per not in ("layer", "filter"):
+            raise ValueError(f"per must be 'layer' or 'filter', got {self.per!r}")
+
+    def sample(self, key: Key[Array, ""], params: Params) -> Params:
+        """A perturbation drawn uniformly from the ball, a tree like `params`.
+
+        Uniform in the ball of each layer: a uniform direction times ``u**(1/d)`` of the
+        radius, u uniform in [0, 1], d the layer's dimension. With thousands of weights
+        that is almost always the sphere.
+        """
+        direction_key, radius_key = jax.random.split(key)
+        direction = self.normalise(
+            optax.tree.random_like(direction_key, params, jax.random.normal), params
+        )
+
+        def shrink(leaf: Array, uniform: Array) -> Array:
+            dimension = leaf.size // uniform.size
+            return self.radius * uniform ** (1 / dimension) * leaf
+
+        uniform = optax.tree.random_like(
+            radius_key,
+            jax.tree.map(lambda leaf: self._norm(leaf), params),
+            jax.random.uniform,
+        )
+        return jax.tree.map(shrink, direction, uniform)
+
+    def project(self, perturbation: Params, params: Params) -> Params:
+        """The nearest point of the ball, layer by layer; inside nothing moves."""
+
+        def project(nu: Array, w: Array) -> Array:
+            norm, limit = self._norm(nu), self.radius * self._norm(w)
+            return jnp.where(norm > limit, nu * (limit / jnp.where(norm > 0, norm, 1.0)), nu)
+
+        return self._map(project, perturbation, params)
+
+    def normalise(self, direction: Params, params: Params) -> Params:
+        """``direction_l / ||direction_l|| * ||w_l||``, Eq. (1) or (2).
+
+        A layer whose direction is 0 stays 0.
+        """
+
+        def normalise(nu: Array, w: Array) -> Array:
+            norm = self._norm(nu)
+            return nu * (self._norm(w) / jnp.where(norm > 0, norm, 1.0))
+
+        return self._map(normalise, direction, params)
+
+    def _norm(self, leaf: Array) -> Array:
+        axes = tuple(range(leaf.ndim - 1)) if self.per == "filter" and leaf.ndim > 1 else None
+        squared = jnp.sum(jnp.square(leaf), axis=axes, keepdims=True)
+        return jnp.sqrt(squared)
+
+    def _map(self, function: Callable[..., Array], tree: Params, params: Params) -> Params:
+        def apply(path: tuple[Any, ...], nu: Array, w: Array) -> Array:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return jnp.zeros_like(nu) if self.exclude(name) else function(nu, w)
+
+        return jax.tree_util.tree_map_with_path(apply, tree, params)

@@ -1,0 +1,149 @@
+"""The report: one HTML file that holds everything, and its parts as files.
+
+`write_report` turns a working directory into::
+
+    report.html            figures inside, no scripts, nothing fetched
+    report/table.csv       the table for a spreadsheet, unrounded
+    report/table.md        the table for a README
+    report/figures/        every figure as PNG and SVG
+
+The same working directory gives the same bytes: there is no date in any of them. Each
+file is replaced at once or not at all, also when the process is killed while it writes.
+"""
+
+import importlib.resources
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from rfm.errors import UserError
+from rfm.reporting import figures, gallery, protocol, style
+from rfm.reporting.records import AdversarialExamples, Record, latest
+from rfm.reporting.run import Run, read_run
+from rfm.reporting.summary import summary
+from rfm.reporting.tables import ResultsTable, table
+
+_log = logging.getLogger(__name__)
+
+ALT = MappingProxyType(
+    {
+        "training": "RLoss and RErr on train and held-out test examples over epochs",
+        "flatness": "Flatness of the snapshots over epochs beside their RLoss",
+        "correctness": "RLoss of examples that are right and wrong without attack",
+        "examples": "Clean images, adversarial images and their amplified differences",
+    }
+)
+"""The figures of a report, by file name, in words."""
+
+
+def _examples(run: Run) -> AdversarialExamples | None:
+    shown = (record.adversarial for record in latest(run.records))
+    return next((examples for examples in shown if examples is not None), None)
+
+
+def report_figures(run: Run) -> dict[str, Figure]:
+    """The figures that a run has data for, by the names of `ALT`."""
+    drawn = {
+        "training": figures.training_curves(run.metrics),
+        "flatness": figures.flatness_through_training(run.records, run.metrics),
+        "correctness": figures.loss_by_correctness(run.records),
+        "examples": gallery.adversarial_examples(_examples(run)),
+    }
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _protocol_records(run: Run) -> list[Record]:
+    """Every record of the table, the latest first, and the last snapshots."""
+    results = [record for record in run.records if not record.snapshot]
+    results.sort(key=lambda record: -record.step)
+    snapshots = {record.name: record for record in run.records if record.snapshot}
+    return results + list(snapshots.values())
+
+
+def render(run: Run, results: ResultsTable | None, svgs: Mapping[str, str]) -> str:
+    """The HTML page, its figures given as SVG."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    files = importlib.resources.files(__package__)
+    template = environment.from_string(
+        files.joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    examples = _examples(run)
+    shared, own = protocol.comparison(_protocol_records(run))
+    return template.render(
+        run=run,
+        summary=summary(run, results),
+        results=results,
+        table=Markup(results.to_html()) if results else None,
+        svgs={name: Markup(style.inline_svg(svg, name)) for name, svg in svgs.items()},
+        alt=ALT,
+        amplification=gallery.amplification(examples) if examples else None,
+        shared=shared,
+        own=own,
+        config=json.dumps(run.config, indent=2, default=str) if run.config else None,
+        colours=style.COLOURS,
+    )
+
+
+def _write(path: Path, content: str | bytes | None) -> None:
+    """Replaces `path` at once, or removes it where there is no content."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if content is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(
+                content.encode("utf-8") if isinstance(content, str) else content
+            )
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_report(workdir: str | os.PathLike[str]) -> Path:
+    """Writes the report of a working directory and says where it is.
+
+    Part of a run is enough: training alone gives its curves, records alone their table.
+    Files that cannot be read are named in the report and in the log.
+
+    Args:
+      workdir: a directory of `rfm train`, `evaluate`, `flatness` or `run`.
+
+    Returns:
+      The path of ``report.html``.
+
+    Raises:
+      UserError: there is nothing to report, or a file cannot be written.
+    """
+    run = read_run(workdir)
+    for problem in run.problems:
+        _log.warning("%s%s%s", workdir, os.sep, problem)
+    results = table(run.records)
+    drawn = report_figures(run)
+    svgs = {name: style.svg(figure) for name, figure in drawn.items()}
+    contents: dict[str, str | bytes | None] = {}
+    for name in ALT:
+        figure = drawn.get(name)
+        contents[f"report/figures/{name}.svg"] = svgs.get(name)
+        contents[f"report/figures/{name}.png"] = style.png(figure) if figure else None
+    contents["report/table.csv"] = results.to_csv() if results else None
+    contents["report/table.md"] = results.to_markdown() if results else None
+    contents["report.html"] = render(run, results, svgs)
+    for name, content in contents.items():
+        _write(Path(workdir) / name, content)
+    return Path(workdir) / "report.html"

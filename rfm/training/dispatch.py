@@ -1,0 +1,87 @@
+"""Many steps in one dispatch, over a data set that lives on the device.
+
+Examples of an epoch come in the order of a permutation that depends on the seed and
+the epoch. The last, partial batch is dropped: 50,000 examples in batches of 128 are
+390 steps an epoch, and the 80 that are left out change with the permutation. A dispatch
+never crosses the end of an epoch, and its number of steps is a traced number, so that
+all dispatches are one compilation.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key
+
+from rfm.devices import AXIS
+from rfm.training.state import TrainState
+from rfm.training.step import Method, Network, TrainBatch, train_step
+
+Metrics = dict[str, Float[Array, " steps"]]
+Dispatch = Callable[
+    [TrainState, TrainBatch, Key[Array, ""], Int[Array, ""]], tuple[TrainState, Metrics]
+]
+
+
+def steps_per_epoch(examples: int, batch_size: int, batches_per_step: int = 1) -> int:
+    """Whole steps that fit into an epoch.
+
+    Raises:
+      ValueError: there are fewer examples than one step takes.
+    """
+    steps = examples // (batch_size * batches_per_step)
+    if steps == 0:
+        raise ValueError(f"{examples} examples are too few for one batch of {batch_size}")
+    return steps
+
+
+def make_dispatch(
+    method: Method, network: Network, mesh: Mesh, *, batch_size: int, longest: int
+) -> Dispatch:
+    """A compiled ``(state, data, key, steps) -> state, metrics``; donates the state.
+
+    Args:
+      method: the training method.
+      network: the network.
+      mesh: the devices.
+      batch_size: examples per batch, a multiple of the mesh.
+      longest: the largest number of steps per dispatch.
+
+    Returns:
+      A function of the state, all training examples (on the devices), the run's key and
+      the number of steps (at most `longest`, and not beyond the end of the epoch). Its
+      metrics have `longest` entries, NaN beyond the steps done.
+    """
+    per_step = method.optimiser.batches
+    layout = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def dispatch(
+        state: TrainState, data: TrainBatch, key: Key[Array, ""], steps: Int[Array, ""]
+    ) -> tuple[TrainState, Metrics]:
+        examples = data.labels.shape[0]
+        in_epoch = steps_per_epoch(examples, batch_size, per_step)
+        order_key, step_key = jax.random.split(key)
+        first = state.step
+        epoch = first // in_epoch
+        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), examples)
+
+        def batch(position: Int[Array, ""]) -> TrainBatch:
+            rows = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+            rows = jax.lax.with_sharding_constraint(rows, layout)
+            return TrainBatch(data.images[rows], data.labels[rows])
+
+        def body(i: Int[Array, ""], carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            state, metrics = carry
+            position = (state.step % in_epoch) * per_step
+            drawn = tuple(batch(position + j) for j in range(per_step))
+            of_step = jax.random.fold_in(step_key, state.step)
+            state, values = train_step(method, network, mesh, state, drawn, of_step)
+            return state, {name: metrics[name].at[i].set(values[name]) for name in metrics}
+
+        empty = jnp.full(longest, jnp.nan, jnp.float32)
+        return jax.lax.fori_loop(0, steps, body, (state, {"loss": empty, "error": empty}))
+
+    return dispatch

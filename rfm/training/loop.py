@@ -1,0 +1,156 @@
+"""The loop: dispatches, metrics, validation and checkpoints of one run.
+
+Order matters for being killed at any instant: metrics of a step are on disk before its
+checkpoint is, a checkpoint is complete or absent, and what is beyond the newest
+checkpoint is cut off and computed again on restart, with the same result.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rfm.attacks import PGD
+from rfm.data.splits import validation
+from rfm.devices import replicate, shard
+from rfm.evaluation.robustness import attacked, clean
+from rfm.progress import Progress, silent
+from rfm.training.build import Run, attack
+from rfm.training.checkpoint import Checkpoints
+from rfm.training.dispatch import make_dispatch
+from rfm.training.metrics import MetricsWriter
+from rfm.training.state import TrainState
+from rfm.training.step import TrainBatch
+from rfm.types import bind
+from rfm import workdir as workdirs
+
+_SAVE_EVERY_SECONDS = 60.0
+
+
+class NotFinite(ArithmeticError):
+    """The loss became infinite or not a number; says at which step."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; its state is saved."""
+
+
+def train(
+    run: Run,
+    workdir: Path,
+    *,
+    progress: Progress = silent,
+    warn: Callable[[str], None] = lambda line: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainState:
+    """Trains to the end, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+      run: what to train, from `rfm.training.build.build`.
+      workdir: where checkpoints and metrics go.
+      progress: is told the steps done, with the loss and robust error of training.
+      warn: is told of damaged checkpoints.
+      should_stop: asked after each dispatch; if true, saves and raises `Interrupted`.
+
+    Returns:
+      The final state.
+
+    Raises:
+      UserError: the workdir belongs to another config, or no checkpoint is whole.
+      NotFinite: the loss is not finite; the last good state is kept as a checkpoint.
+      Interrupted: `should_stop` said so.
+    """
+    workdirs.claim(workdir, run.config.to_dict())
+    config = run.config.train
+    validate = _validator(run)
+    snapshot_steps = config.snapshot_every * run.steps_per_epoch
+    with Checkpoints(workdir / "checkpoints", snapshot_steps=snapshot_steps) as checkpoints:
+        state = run.initial_state()
+        restored = checkpoints.restore_latest(state, warn)
+        if restored is None:
+            checkpoints.save(0, state)
+        else:
+            state = restored
+        step = saved = int(state.step)
+        if step >= run.total_steps:
+            return state
+        dispatch = make_dispatch(
+            run.method,
+            run.network,
+            run.mesh,
+            batch_size=config.batch_size,
+            longest=config.steps_per_dispatch,
+        )
+        data = TrainBatch(run.dataset.train_images, run.dataset.train_labels)
+        data = replicate(data, run.mesh)
+        key = replicate(run.key("train"), run.mesh)
+        writer, last_save = MetricsWriter(workdir, step=step), time.monotonic()
+        try:
+            while step < run.total_steps:
+                # Dispatches end at fixed steps, wherever a run was resumed.
+                left = run.steps_per_epoch - step % run.steps_per_epoch
+                count = min(config.steps_per_dispatch, left)
+                state, metrics = dispatch(state, data, key, jnp.int32(count))
+                values = {k: np.asarray(v)[:count] for k, v in metrics.items()}
+                _check_finite(values["loss"], step, saved)
+                learning_rate = float(run.schedule(step))
+                step += count
+                means = {k: float(v.mean(dtype=np.float64)) for k, v in values.items()}
+                epoch = step / run.steps_per_epoch
+                writer.write("train", step, epoch, {**means, "learning_rate": learning_rate})
+                if step % snapshot_steps == 0 or step == run.total_steps:
+                    writer.write("validation", step, epoch, validate(state, step))
+                    due = True
+                else:
+                    due = time.monotonic() - last_save > _SAVE_EVERY_SECONDS
+                stop = should_stop()
+                if due or stop:
+                    checkpoints.save(step, state)
+                    saved, last_save = step, time.monotonic()
+                progress("train", step, run.total_steps, {**means, "epoch": epoch})
+                if stop and step < run.total_steps:
+                    raise Interrupted(f"stopped at step {step} of {run.total_steps}; state saved")
+        finally:
+            writer.close()
+    return state
+
+
+def _validator(run: Run) -> Callable[[TrainState, int], dict[str, float]]:
+    """Clean and robust values on the held-out examples (Section F: the last 500 of test)."""
+    section = run.config.validation
+    examples = validation(run.dataset, section.examples)
+    settings: PGD = attack(section, "config.validation")
+    place = functools.partial(shard, mesh=run.mesh)
+    batch_size = run.config.train.batch_size
+
+    def validate(state: TrainState, step: int) -> dict[str, float]:
+        logits_fn = bind(run.apply_fn(state.batch_stats), state.params)
+        key = jax.random.fold_in(run.key("validation"), step)
+        images, labels = examples.images, examples.labels
+        natural = clean(logits_fn, images, labels, batch_size=batch_size, place=place)
+        worst = attacked(
+            logits_fn, images, labels, key, attack=settings, batch_size=batch_size, place=place
+        )
+        return {
+            "loss": float(natural.loss.mean(dtype=np.float64)),
+            "err": float(1 - natural.correct.mean()),
+            "rloss": float(worst.loss.mean(dtype=np.float64)),
+            "rerr": float(1 - worst.robust.mean()),
+            "examples": len(labels),
+        }
+
+    return validate
+
+
+def _check_finite(loss: np.ndarray, first: int, saved: int) -> None:
+    if not math.isfinite(float(loss.sum())):
+        step = first + int(np.argmin(np.isfinite(loss))) + 1
+        raise NotFinite(
+            f"the training loss is not finite at step {step}; the state of step {saved} is kept"
+            " as the newest checkpoint. Try a lower learning rate"
+        )

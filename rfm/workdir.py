@@ -1,0 +1,98 @@
+"""The folder of a run: what is where, and whose it is.
+
+::
+
+    config.json         the config that the run belongs to
+    metrics.jsonl       training and validation metrics, see `rfm.training.metrics`
+    tensorboard/        the same for TensorBoard
+    checkpoints/STEP/   see `rfm.training.checkpoint`
+    records/STEP/*.json results, see `rfm.evaluation.records`
+    report.html         see `rfm.reporting`
+
+A workdir belongs to one training config. How it is evaluated may change at any time,
+since each record carries its own protocol.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rfm.errors import UserError
+
+_MEASURING = frozenset({"evaluation", "flatness", "snapshots"})
+
+
+def claim(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Makes `workdir` that of `config`, or checks that it already is.
+
+    Raises:
+      UserError: it belongs to a config that trains another model; nothing is changed.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir} is a file; give a folder")
+    stored = read_config(workdir)
+    if stored is not None:
+        field = _first_difference(_training_part(stored), _training_part(config))
+        if field is not None:
+            name, old, new = field
+            raise UserError(
+                f"workdir {workdir} belongs to another config: {name} is {old} there and {new} "
+                "here; give another --workdir"
+            )
+    elif workdir.exists() and (workdir / "checkpoints").exists():
+        raise UserError(f"workdir {workdir} has checkpoints but no config.json; give another one")
+    write_atomically(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def read_config(workdir: Path) -> dict[str, Any] | None:
+    """The config that `workdir` belongs to, or None if it has none.
+
+    Raises:
+      UserError: its file is damaged.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return None
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or give another workdir") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a config; restore it or give another workdir")
+    return config
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes `text`; whoever reads sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _training_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in config.items() if k not in _MEASURING}
+    # As JSON sees it: tuples are lists there.
+    loaded: dict[str, Any] = json.loads(json.dumps(kept))
+    return loaded
+
+
+def _first_difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "config"
+) -> tuple[str, Any, Any] | None:
+    for key in sorted(old.keys() | new.keys()):
+        name, a, b = f"{prefix}.{key}", old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            if found := _first_difference(a, b, name):
+                return found
+        elif a != b:
+            return name, a, b
+    return None

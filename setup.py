@@ -1,0 +1,55 @@
+"""Packaging of ``robust-flat-minima``; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "rfm/version.py").read_text()).group(1)
+
+setup(
+    name="robust-flat-minima",
+    version=VERSION,
+    description="Adversarial training, attacks and flatness of the robust loss, in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["rfm", "rfm.*"]), "rfm.configs"],
+    package_dir={"rfm.configs": "configs"},
+    package_data={"rfm": ["py.typed"], "rfm.reporting": ["*.j2"]},
+    entry_points={"console_scripts": ["rfm = rfm.cli:main"]},
+    install_requires=[
+        "absl-py",
+        "array_record",
+        "flax>=0.12",
+        "importlib_resources; python_version < '3.12'",  # tensorflow-datasets forgets it
+        "jax>=0.10",
+        "jaxtyping",
+        "jinja2",
+        "matplotlib",
+        "ml-collections>=1.1",
+        "numpy>=2",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "pillow",
+        "rich",
+        "scikit-learn",
+        "tensorboardX",
+        "tensorflow-datasets>=4.9.10",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "prepare": ["tensorflow-cpu"],
+        "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
