@@ -97,5 +97,3 @@ def get_config() -> ConfigDict:
             },
         }
     )
-
-

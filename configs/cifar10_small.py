@@ -5,7 +5,6 @@ CPU cores; the numbers of a real run are in the README.
 """
 
 from ml_collections import ConfigDict
-
 from rfm.configs import base, methods
 
 

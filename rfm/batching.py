@@ -31,7 +31,9 @@ def batches(n: int, batch_size: int) -> Iterator[Batch]:
       ValueError: `n` or `batch_size` is not positive.
     """
     if n < 1 or batch_size < 1:
-        raise ValueError(f"need at least one example and a positive batch size, got {n}, {batch_size}")
+        raise ValueError(
+            f"need at least one example and a positive batch size, got {n}, {batch_size}"
+        )
     for start in range(0, n, batch_size):
         positions = np.arange(start, start + batch_size, dtype=np.int32)
         yield Batch(np.minimum(positions, n - 1), positions < n)

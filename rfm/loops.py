@@ -55,7 +55,9 @@ def runs_fast_in_loops(logits_fn: LogitsFn, x: Array) -> bool:
     if jax.default_backend() != "cpu":
         return True
     leaves, structure = jax.tree.flatten((as_partial(logits_fn), x))
-    return _is_canonical(structure, tuple((jax.numpy.shape(v), jax.numpy.result_type(v)) for v in leaves))
+    return _is_canonical(
+        structure, tuple((jax.numpy.shape(v), jax.numpy.result_type(v)) for v in leaves)
+    )
 
 
 @functools.lru_cache(maxsize=64)

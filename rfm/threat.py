@@ -85,12 +85,17 @@ class L2:
     def project(self, delta: Images) -> Images:
         """Nearest point of the ball in L2; points inside do not move."""
         norm = l2_norm(delta, keepdims=True)
-        return jnp.where(norm > self.epsilon, delta * (self.epsilon / jnp.maximum(norm, 1e-30)), delta)
+        return jnp.where(
+            norm > self.epsilon, delta * (self.epsilon / jnp.maximum(norm, 1e-30)), delta
+        )
 
     def steepest_ascent(self, gradient: Images) -> Images:
         """``gradient / ||gradient||_2``, and 0 where the gradient is 0."""
+        # Squares of a saturated model's gradients (below 1e-19) would underflow.
+        largest = jnp.max(jnp.abs(gradient), axis=_over_example(gradient), keepdims=True)
+        gradient = gradient / jnp.where(largest > 0, largest, 1.0)
         norm = l2_norm(gradient, keepdims=True)
-        return jnp.where(norm > 0, gradient / jnp.where(norm > 0, norm, 1.0), 0.0)
+        return gradient / jnp.where(norm > 0, norm, 1.0)
 
     def norm(self, delta: Images) -> PerExample:
         return l2_norm(delta)

@@ -14,7 +14,7 @@ library accept both: ``as_partial`` makes the second out of the first.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jax
 from jaxtyping import Array, Float, Int, Key, PyTree
@@ -25,7 +25,7 @@ Images = Float[Array, "n h w c"]
 Labels = Int[Array, " n"]
 Logits = Float[Array, "n k"]
 PerExample = Float[Array, " n"]
-Params = PyTree[Float[Array, "..."]]
+Params: TypeAlias = PyTree[Float[Array, "..."]]
 Keys = Key[Array, ""] | Key[Array, " n"]
 """One key for the whole batch, or one per example (then results do not depend on
 how examples are batched)."""

@@ -58,7 +58,9 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     try:
         config = json.loads(path.read_text())
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore it or give another workdir") from None
+        raise UserError(
+            f"{path} is damaged ({error}); restore it or give another workdir"
+        ) from None
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a config; restore it or give another workdir")
     return config

@@ -24,9 +24,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
-from rfm import losses, loops
-from rfm.types import Images, Keys, Labels, LogitsFn, LossFn, PerExample, Threat
-from rfm.types import as_partial, example_keys
+from rfm import loops, losses
+from rfm.types import (
+    Images,
+    Keys,
+    Labels,
+    LogitsFn,
+    LossFn,
+    PerExample,
+    Threat,
+    as_partial,
+    example_keys,
+)
 
 
 class AttackResult(NamedTuple):
@@ -107,8 +116,10 @@ class PGD:
         Raises:
           ValueError: shapes do not fit, or `x` is not floating point.
         """
-        if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"x must be floating point, shape (n, h, w, c); got {x.dtype}{x.shape}")
+        if x.ndim < 2 or x.shape[0] < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"x must be floating point, shape (n, h, w, c), n >= 1; got {x.dtype}{x.shape}"
+            )
         if y.shape != x.shape[:1] or not jnp.issubdtype(y.dtype, jnp.integer):
             raise ValueError(f"y must be integers, shape ({x.shape[0]},); got {y.dtype}{y.shape}")
         logits_fn = as_partial(logits_fn)
@@ -146,14 +157,18 @@ def _run(
     """
     n, limit = x.shape[0], attack.chunk or x.shape[0] * attack.restarts
     blocks = _smallest_divisor(n, at_least=math.ceil(n / limit))
-    groups = _smallest_divisor(attack.restarts, at_least=math.ceil(attack.restarts / max(limit // n, 1)))
+    groups = _smallest_divisor(
+        attack.restarts, at_least=math.ceil(attack.restarts / max(limit // n, 1))
+    )
     per_group = attack.restarts // groups
 
     def attack_rows(rows: tuple[Images, Labels, Key[Array, " m"], Array]) -> AttackResult:
         x, y, keys, group = rows
         m = x.shape[0]
         restart = group * per_group + jnp.arange(per_group)
-        restart_keys = jax.vmap(lambda k: jax.vmap(functools.partial(jax.random.fold_in, k))(restart))(keys)
+        restart_keys = jax.vmap(
+            lambda k: jax.vmap(functools.partial(jax.random.fold_in, k))(restart)
+        )(keys)
         x, y = jnp.repeat(x, per_group, axis=0), jnp.repeat(y, per_group, axis=0)
         found = _ascend(attack, logits_fn, x, y, restart_keys.reshape(-1), compiled)
         return _worst(jax.tree.map(lambda v: v.reshape(m, per_group, *v.shape[1:]), found))
@@ -161,12 +176,16 @@ def _run(
     def over_groups(block: tuple[Images, Labels, Key[Array, " m"]]) -> AttackResult:
         if groups == 1:
             return attack_rows((*block, jnp.int32(0)))
-        found = loops.map_over(lambda group: attack_rows((*block, group)), jnp.arange(groups), compiled=compiled)
+        found = loops.map_over(
+            lambda group: attack_rows((*block, group)), jnp.arange(groups), compiled=compiled
+        )
         return _worst(jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1), found))
 
     if blocks == 1:
         return over_groups((x, y, keys))
-    cut = jax.tree.map(lambda v: jnp.moveaxis(v.reshape(n // blocks, blocks, *v.shape[1:]), 1, 0), (x, y, keys))
+    cut = jax.tree.map(
+        lambda v: jnp.moveaxis(v.reshape(n // blocks, blocks, *v.shape[1:]), 1, 0), (x, y, keys)
+    )
     found = loops.map_over(over_groups, cut, compiled=compiled)
     return jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1).reshape(n, *v.shape[2:]), found)
 
@@ -214,6 +233,8 @@ def _step(attack: PGD, logits_fn: LogitsFn, x: Images, y: Labels, state: _State)
         return loss.sum(), (loss, losses.is_misclassified(logits, y))
 
     gradient, (loss, wrong) = jax.grad(total, has_aux=True)(state.delta)
+    # A step along NaN would end in NaN pixels, which fool every model.
+    gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
     state = _keep_worst(state, loss, wrong)
     velocity = gradient
     if attack.momentum:
@@ -239,7 +260,9 @@ def _keep_worst(state: _State, loss: PerExample, wrong: Bool[Array, " n"]) -> _S
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss).astype(state.best_loss.dtype)
     better = loss > state.best_loss
     return state._replace(
-        best_delta=jnp.where(better.reshape(-1, *[1] * (state.delta.ndim - 1)), state.delta, state.best_delta),
+        best_delta=jnp.where(
+            better.reshape(-1, *[1] * (state.delta.ndim - 1)), state.delta, state.best_delta
+        ),
         best_loss=jnp.where(better, loss, state.best_loss),
         success=state.success | wrong,
     )

@@ -31,11 +31,9 @@ def resolve(
     Raises:
       UserError: no such file, method or field, or a value of the wrong type.
     """
-    stored = workdirs.read_config(Path(workdir)) if workdir and spec is None else None
-    if stored is not None:
-        config, default = ConfigDict(_with_tuples(stored)), workdir
-    else:
-        config, default = _load(spec or _DEFAULT)
+    if workdir and spec is None and (stored := workdirs.read_config(Path(workdir))):
+        return _override(ConfigDict(_with_tuples(stored)), overrides), Path(workdir)
+    config, default = _load(spec or _DEFAULT)
     return _override(config, overrides), Path(workdir or default)
 
 
@@ -51,7 +49,9 @@ def _load(spec: str) -> tuple[ConfigDict, str]:
     except UserError:
         raise
     except Exception as error:  # whatever a user's file raises
-        raise UserError(f"config {path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"config {path} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config {path}: get_config must return an ml_collections.ConfigDict")
     return config, f"runs/{path.stem}-{config.name}"

@@ -8,7 +8,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from rfm import data, reporting, workdir as workdirs
+from rfm import data, reporting
+from rfm import workdir as workdirs
 from rfm.cli.bars import Bars
 from rfm.cli.config import resolve
 from rfm.cli.signals import Stop

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 Augmentation = Callable[[UInt8[Array, "h w c"], Key[Array, ""]], UInt8[Array, "h w c"]]
@@ -49,6 +50,6 @@ def augment(
     return to_float(images)
 
 
-def to_float(images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+def to_float(images: UInt8[Array | np.ndarray, "n h w c"]) -> Float[Array, "n h w c"]:
     """uint8 pixels as float32 in [0, 1]; divides, so that 255 is exactly 1."""
-    return images.astype(jnp.float32) / 255.0
+    return jnp.asarray(images, jnp.float32) / 255.0

@@ -177,9 +177,7 @@ def check_count(count: int, available: int, examples: str) -> None:
       UserError: `count` is less than 1 or more than `available`.
     """
     if not 1 <= count <= available:
-        raise UserError(
-            f"{examples} examples: {count} asked for; it must be from 1 to {available}"
-        )
+        raise UserError(f"{examples} examples: {count} asked for; it must be from 1 to {available}")
 
 
 def _shape(array: np.ndarray) -> str:

@@ -58,9 +58,7 @@ def read(path: str) -> Dataset:
                 f"{path}: lacks {_listed(missing)}; the archive must have the keys "
                 f"{_listed(_ARRAYS)}"
             )
-        x_train, y_train, x_test, y_test = (
-            _array(path, archive, key) for key in _ARRAYS
-        )
+        x_train, y_train, x_test, y_test = (_array(path, archive, key) for key in _ARRAYS)
         class_names = _class_names(path, archive) if "class_names" in archive else None
     return from_arrays(path, x_train, y_train, x_test, y_test, class_names)
 

@@ -21,9 +21,7 @@ _DIGITS_TRAIN = 1297
 """Of 1797, so that 500 are left to test on."""
 
 
-def load(
-    source: str, *, data_dir: str | None = None, train_examples: int | None = None
-) -> Dataset:
+def load(source: str, *, data_dir: str | None = None, train_examples: int | None = None) -> Dataset:
     """Loads a data set.
 
     Args:

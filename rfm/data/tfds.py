@@ -35,9 +35,7 @@ _CHUNK = 1000
 """Examples fetched from an array_record file at a time."""
 
 
-def read(
-    name: str, data_dir: str | None = None, train_examples: int | None = None
-) -> Dataset:
+def read(name: str, data_dir: str | None = None, train_examples: int | None = None) -> Dataset:
     """Reads a prepared image classification data set.
 
     Args:
@@ -63,9 +61,7 @@ def read(
     image = builder.info.features["image"]
     try:
         with _quiet():
-            x_train, y_train, train_ordered = _read(
-                sources["train"], image, train_examples
-            )
+            x_train, y_train, train_ordered = _read(sources["train"], image, train_examples)
             x_test, y_test, test_ordered = _read(sources["test"], image)
     except MemoryError as error:
         raise UserError(f"tfds:{name} does not fit into memory") from error
@@ -83,9 +79,7 @@ def read(
             "first of the original files",
             stacklevel=2,
         )
-    return from_arrays(
-        name, x_train, y_train, x_test, y_test, class_names, original_order=ordered
-    )
+    return from_arrays(name, x_train, y_train, x_test, y_test, class_names, original_order=ordered)
 
 
 def prepare(name: str, data_dir: str | None = None) -> str:
@@ -205,14 +199,11 @@ def _sources(name: str, builder: Any) -> dict[str, Any]:
         )
     if not {"train", "test"} <= set(splits):
         raise UserError(
-            f"tfds:{name} has the splits {', '.join(splits)}; `train` and `test` are "
-            "needed"
+            f"tfds:{name} has the splits {', '.join(splits)}; `train` and `test` are needed"
         )
     try:
         return {
-            split: builder.as_data_source(
-                split, decoders={"image": tfds.decode.SkipDecoding()}
-            )
+            split: builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
             for split in ("train", "test")
         }
     except NotImplementedError as error:
@@ -222,9 +213,7 @@ def _sources(name: str, builder: Any) -> dict[str, Any]:
             f"data directory with `rfm data prepare {name}`"
         ) from error
     except Exception as error:
-        raise UserError(
-            f"tfds:{name}: cannot open {builder.data_path}: {reason(error)}"
-        ) from error
+        raise UserError(f"tfds:{name}: cannot open {builder.data_path}: {reason(error)}") from error
 
 
 def _read(

@@ -21,11 +21,22 @@ from jaxtyping import Array, Float, Int, Key
 from rfm import loops
 from rfm.attacks import PGD
 from rfm.batching import batches
-from rfm.flatness.reference import perturbed_loss, reference as reference_losses
+from rfm.flatness.reference import perturbed_loss
+from rfm.flatness.reference import reference as reference_losses
 from rfm.flatness.result import Flatness
 from rfm.perturb import RelativeBall
-from rfm.types import ApplyFn, Images, Keys, Labels, Params, PerExample, Place
-from rfm.types import as_partial, bind, example_keys
+from rfm.types import (
+    ApplyFn,
+    Images,
+    Keys,
+    Labels,
+    Params,
+    PerExample,
+    Place,
+    as_partial,
+    bind,
+    example_keys,
+)
 
 
 def average_case(
@@ -73,13 +84,13 @@ def average_case(
     """
     if samples < 1:
         raise ValueError(f"need at least one weight sample, got {samples}")
+    weight_key, input_key, reference_key = jax.random.split(key, 3)
     if reference is None:
         reference = reference_losses(
-            apply_fn, params, x, y, key, attack=attack, batch_size=batch_size, place=place
+            apply_fn, params, x, y, reference_key, attack=attack, batch_size=batch_size, place=place
         )
     if len(reference) != len(x):
         raise ValueError(f"reference has {len(reference)} losses for {len(x)} examples")
-    weight_key, input_key = jax.random.split(key)
     keys = example_keys(input_key, len(x))
     apply_fn, done = as_partial(apply_fn), []
     compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
@@ -91,7 +102,16 @@ def average_case(
         batch_key = jax.random.fold_in(weight_key, number)
         images, labels, example_key = place((x[rows], y[rows], keys[rows]))
         loss = losses_of(
-            apply_fn, params, images, labels, batch_key, example_key, ball, samples, attack, compiled
+            apply_fn,
+            params,
+            images,
+            labels,
+            batch_key,
+            example_key,
+            ball,
+            samples,
+            attack,
+            compiled,
         )
         done.append(np.asarray(loss, np.float64)[:, batch.valid])
         on_batch(sum(v.shape[1] for v in done))

@@ -5,13 +5,23 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jaxtyping import Float, Key, Array
+from jaxtyping import Array, Float, Key
 
 from rfm import losses
 from rfm.attacks import PGD
 from rfm.batching import batches
-from rfm.types import ApplyFn, Images, Keys, Labels, LogitsFn, Params, PerExample, Place
-from rfm.types import bind, example_keys
+from rfm.types import (
+    ApplyFn,
+    Images,
+    Keys,
+    Labels,
+    LogitsFn,
+    Params,
+    PerExample,
+    Place,
+    bind,
+    example_keys,
+)
 
 
 def reference(

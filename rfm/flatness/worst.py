@@ -22,13 +22,24 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rfm import loops, losses
+from rfm.attacks import PGD
 from rfm.batching import batches
 from rfm.flatness.reference import reference as reference_losses
 from rfm.flatness.result import Flatness
-from rfm.attacks import PGD
 from rfm.perturb import RelativeBall
-from rfm.types import ApplyFn, Images, Keys, Labels, Params, PerExample, Place, Threat
-from rfm.types import as_partial, bind, example_keys
+from rfm.types import (
+    ApplyFn,
+    Images,
+    Keys,
+    Labels,
+    Params,
+    PerExample,
+    Place,
+    Threat,
+    as_partial,
+    bind,
+    example_keys,
+)
 
 
 class _Ascent(NamedTuple):
@@ -102,17 +113,17 @@ def worst_case(
     if steps < 0 or restarts < 1:
         raise ValueError(f"need steps >= 0 and restarts >= 1, got {steps} and {restarts}")
     apply_fn = as_partial(apply_fn)
+    weight_key, input_key, reference_key = jax.random.split(key, 3)
     if reference is None:
-        attack = threat and PGD(threat, steps, input_step_size, restarts)
+        attack = None if threat is None else PGD(threat, steps, input_step_size, restarts)
         reference = reference_losses(
-            apply_fn, params, x, y, key, attack=attack, batch_size=batch_size, place=place
+            apply_fn, params, x, y, reference_key, attack=attack, batch_size=batch_size, place=place
         )
     if len(reference) != len(x):
         raise ValueError(f"reference has {len(reference)} losses for {len(x)} examples")
     if compiled is None:
         compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
     ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
-    weight_key, input_key = jax.random.split(key)
     keys, done = example_keys(input_key, len(x)), []
     search = _search_compiled if compiled else _search
     for number, batch in enumerate(batches(len(x), batch_size)):
@@ -120,7 +131,16 @@ def worst_case(
         batch_key = jax.random.fold_in(weight_key, number)
         images, labels, valid, example_key = place((x[rows], y[rows], batch.valid, keys[rows]))
         loss = search(
-            ascent, restarts, apply_fn, params, images, labels, valid, batch_key, example_key, compiled
+            ascent,
+            restarts,
+            apply_fn,
+            params,
+            images,
+            labels,
+            valid,
+            batch_key,
+            example_key,
+            compiled,
         )
         done.append(np.asarray(loss, np.float64)[batch.valid])
         on_batch(sum(map(len, done)))

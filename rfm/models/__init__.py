@@ -73,17 +73,19 @@ def initialise(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Apply:
-    """Evaluation mode of a module; compared by value, so that jit recognises it."""
+class EvaluationMode:
+    """(batch_stats, params, x) -> logits; compared by value, so that jit recognises it."""
 
     model: nn.Module
 
     def __call__(self, batch_stats: PyTree, params: Params, x: Images) -> Logits:
-        return self.model.apply({"params": params, "batch_stats": batch_stats}, x)
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits: Logits = self.model.apply(variables, x)  # type: ignore[assignment]
+        return logits
 
 
 @dataclasses.dataclass(frozen=True)
-class _Train:
+class TrainingMode:
     """Training mode of a module: batch statistics of the batch, and the new ones."""
 
     model: nn.Module
@@ -99,7 +101,7 @@ class _Train:
 
 def apply_fn(model: nn.Module, batch_stats: PyTree) -> jax.tree_util.Partial:
     """The ``ApplyFn`` (params, x) -> logits of `model` in evaluation mode."""
-    return jax.tree_util.Partial(_Apply(model), batch_stats)
+    return jax.tree_util.Partial(EvaluationMode(model), batch_stats)
 
 
 def train_fn(model: nn.Module, *, axis_name: str | None = None) -> TrainFn:
@@ -108,7 +110,7 @@ def train_fn(model: nn.Module, *, axis_name: str | None = None) -> TrainFn:
     With `axis_name` it is for use under ``jax.shard_map``: batch statistics are those of
     the batch of all devices.
     """
-    return _Train(model.clone(axis_name=axis_name))
+    return TrainingMode(model.clone(axis_name=axis_name))
 
 
 def _known(field: str, name: str, choices: dict[str, Any]) -> None:

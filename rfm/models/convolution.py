@@ -53,7 +53,9 @@ def conv_general_dilated(
     plain = (
         dimension_numbers == lax.conv_dimension_numbers(inputs.shape, kernel.shape, _CANONICAL)
         and inputs.ndim == 4
-        and all(d == 1 for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ())
+        and all(
+            d == 1 for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ()
+        )
         and options.get("feature_group_count", 1) == options.get("batch_group_count", 1) == 1
     )
     if not plain:

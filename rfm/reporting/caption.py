@@ -43,9 +43,7 @@ def _position(record: Record) -> tuple[int, bool, str]:
     return -record.step, record.split != "test", record.name
 
 
-def _distinct(
-    records: Iterable[Record], text: Callable[[Record], str]
-) -> dict[str, list[Record]]:
+def _distinct(records: Iterable[Record], text: Callable[[Record], str]) -> dict[str, list[Record]]:
     """Records by what `text` says of them, those of which it says nothing aside."""
     groups: dict[str, list[Record]] = {}
     for record in records:

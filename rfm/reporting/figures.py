@@ -154,11 +154,7 @@ def training_curves(metrics: Metrics) -> Figure | None:
 
 def _named(records: Iterable[Record], name: str) -> list[Record]:
     return sorted(
-        (
-            record
-            for record in records
-            if record.name == name and record.epoch is not None
-        ),
+        (record for record in records if record.name == name and record.epoch is not None),
         key=lambda record: record.step,
     )
 
@@ -209,9 +205,7 @@ def _loss_at_snapshots(
 
 
 @style.styled()
-def flatness_through_training(
-    records: Iterable[Record], metrics: Metrics
-) -> Figure | None:
+def flatness_through_training(records: Iterable[Record], metrics: Metrics) -> Figure | None:
     """Average- and worst-case flatness of the snapshots beside their RLoss (Fig. C).
 
     Error bars are one standard error. Robust overfitting shows as test RLoss that rises
@@ -237,9 +231,7 @@ def flatness_through_training(
                 series = _named(flatness, f"flatness-{case}-{loss}-{split}")
                 _record_curve(axes, series, "flatness", loss)
                 xi = xi or next(filter(None, map(radius, series)), None)
-        axes.set_title(
-            f"{case.capitalize()}-case flatness" + (f", ξ = {xi:g}" if xi else "")
-        )
+        axes.set_title(f"{case.capitalize()}-case flatness" + (f", ξ = {xi:g}" if xi else ""))
         axes.set_ylabel("increase of the loss (nats)")
     for axes in figure.axes:
         style.epoch_axis(axes)
@@ -282,8 +274,7 @@ def loss_by_correctness(records: Iterable[Record]) -> Figure | None:
         labels = [
             ""
             if value.value is None
-            else f"{value.value:.2f}"
-            + (f"\nn = {value.examples:,}" if value.examples else "")
+            else f"{value.value:.2f}" + (f"\nn = {value.examples:,}" if value.examples else "")
             for value in values
         ]
         axes.bar_label(bars, labels, padding=3, fontsize=8)

@@ -76,9 +76,7 @@ def render(run: Run, results: ResultsTable | None, svgs: Mapping[str, str]) -> s
         lstrip_blocks=True,
     )
     files = importlib.resources.files(__package__)
-    template = environment.from_string(
-        files.joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    template = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
     examples = _examples(run)
     shared, own = protocol.comparison(_protocol_records(run))
     return template.render(
@@ -105,9 +103,7 @@ def _write(path: Path, content: str | bytes | None) -> None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(
-                content.encode("utf-8") if isinstance(content, str) else content
-            )
+            temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -24,10 +24,7 @@ def setting(protocol: Mapping[str, Any], key: str) -> Any:
             if mapping.get(key) is not None:
                 return mapping[key]
         level = [
-            value
-            for mapping in level
-            for value in mapping.values()
-            if isinstance(value, Mapping)
+            value for mapping in level for value in mapping.values() if isinstance(value, Mapping)
         ]
     return None
 
@@ -70,13 +67,11 @@ def attack_text(attack: Mapping[str, Any] | None) -> str:
 def listed(protocol: Mapping[str, Any], **texts: str) -> list[str]:
     """Each setting that the protocol has, in the words of `texts`."""
     found = {key: setting(protocol, key) for key in texts}
-    return [
-        text.format(found[key]) for key, text in texts.items() if found[key] is not None
-    ]
+    return [text.format(found[key]) for key, text in texts.items() if found[key] is not None]
 
 
 def radius(record: Record) -> float | None:
-    """xi of Eq. (4), the relative radius of a flatness record, if it says so."""
+    """Xi of Eq. (4), the relative radius of a flatness record, if it says so."""
     value = setting(record.protocol.get("ball") or {}, "radius")
     return value if isinstance(value, int | float) else None
 

@@ -16,9 +16,7 @@ def summary(run: Run, results: ResultsTable | None) -> str:
     """What came out, for a reader in a hurry."""
     sentences = [_subject(run, results)]
     if results is None:
-        sentences.append(
-            "Nothing has been evaluated yet; rfm evaluate and rfm flatness do that."
-        )
+        sentences.append("Nothing has been evaluated yet; rfm evaluate and rfm flatness do that.")
     else:
         by_name = {record.name: record for record in latest(run.records)}
         sentences.extend(_errors(results, by_name.get("evaluation-test")))

@@ -253,8 +253,7 @@ def table(records: Iterable[Record]) -> ResultsTable | None:
         name=next((record.run for record in records if record.run), "this run"),
         columns=columns,
         rows=tuple(
-            (measure, tuple(cell(measure, column) for column in columns))
-            for measure in MEASURES
+            (measure, tuple(cell(measure, column) for column in columns)) for measure in MEASURES
         ),
         caption=caption(records),
     )

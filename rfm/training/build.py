@@ -116,7 +116,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
         objective=_choose("config.objective.name", config.objective.name, OBJECTIVES)(),
         optimiser=_optimiser(config.optimiser, schedule),
     )
-    network = Network(models._Apply(model), models.train_fn(model, axis_name=AXIS))
+    network = Network(models.EvaluationMode(model), models.train_fn(model, axis_name=AXIS))
     return Run(
         config=config,
         dataset=dataset,
@@ -179,7 +179,9 @@ def _adversary(config: ml_collections.ConfigDict) -> Adversary:
 
 def _schedule(config: ml_collections.ConfigDict, in_epoch: int) -> Callable[[Any], Any]:
     if config.learning_rate <= 0:
-        raise UserError(f"config.optimiser.learning_rate must be positive, got {config.learning_rate}")
+        raise UserError(
+            f"config.optimiser.learning_rate must be positive, got {config.learning_rate}"
+        )
     return multi_step(config.learning_rate, config.milestones, config.factor, in_epoch)
 
 

@@ -94,7 +94,9 @@ class Checkpoints:
             raise UserError(f"checkpoint {where} cannot be read: {_first_line(error)}") from error
         changed = [k for k, v in _checksums(found.state).items() if found.checksums.get(k) != v]
         if changed:
-            raise UserError(f"checkpoint {where} is damaged: {changed[0]} differs from its checksum")
+            raise UserError(
+                f"checkpoint {where} is damaged: {changed[0]} differs from its checksum"
+            )
         return found.state
 
     def restore_latest(self, like: TrainState, warn: Warn) -> TrainState | None:

@@ -54,34 +54,41 @@ def make_dispatch(
       the number of steps (at most `longest`, and not beyond the end of the epoch). Its
       metrics have `longest` entries, NaN beyond the steps done.
     """
+    return functools.partial(_dispatch, method, network, mesh, batch_size, longest)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=5)
+def _dispatch(
+    method: Method,
+    network: Network,
+    mesh: Mesh,
+    batch_size: int,
+    longest: int,
+    state: TrainState,
+    data: TrainBatch,
+    key: Key[Array, ""],
+    steps: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
     per_step = method.optimiser.batches
     layout = NamedSharding(mesh, PartitionSpec(AXIS))
+    examples = data.labels.shape[0]
+    in_epoch = steps_per_epoch(examples, batch_size, per_step)
+    order_key, step_key = jax.random.split(key)
+    epoch = state.step // in_epoch
+    order = jax.random.permutation(jax.random.fold_in(order_key, epoch), examples)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def dispatch(
-        state: TrainState, data: TrainBatch, key: Key[Array, ""], steps: Int[Array, ""]
-    ) -> tuple[TrainState, Metrics]:
-        examples = data.labels.shape[0]
-        in_epoch = steps_per_epoch(examples, batch_size, per_step)
-        order_key, step_key = jax.random.split(key)
-        first = state.step
-        epoch = first // in_epoch
-        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), examples)
+    def batch(position: Int[Array, ""]) -> TrainBatch:
+        rows = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+        rows = jax.lax.with_sharding_constraint(rows, layout)
+        return TrainBatch(data.images[rows], data.labels[rows])
 
-        def batch(position: Int[Array, ""]) -> TrainBatch:
-            rows = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
-            rows = jax.lax.with_sharding_constraint(rows, layout)
-            return TrainBatch(data.images[rows], data.labels[rows])
+    def body(i: Int[Array, ""], carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        position = (state.step % in_epoch) * per_step
+        drawn = tuple(batch(position + j) for j in range(per_step))
+        of_step = jax.random.fold_in(step_key, state.step)
+        state, values = train_step(method, network, mesh, state, drawn, of_step)
+        return state, {name: metrics[name].at[i].set(values[name]) for name in metrics}
 
-        def body(i: Int[Array, ""], carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-            state, metrics = carry
-            position = (state.step % in_epoch) * per_step
-            drawn = tuple(batch(position + j) for j in range(per_step))
-            of_step = jax.random.fold_in(step_key, state.step)
-            state, values = train_step(method, network, mesh, state, drawn, of_step)
-            return state, {name: metrics[name].at[i].set(values[name]) for name in metrics}
-
-        empty = jnp.full(longest, jnp.nan, jnp.float32)
-        return jax.lax.fori_loop(0, steps, body, (state, {"loss": empty, "error": empty}))
-
-    return dispatch
+    empty = jnp.full(longest, jnp.nan, jnp.float32)
+    return jax.lax.fori_loop(0, steps, body, (state, {"loss": empty, "error": empty}))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rfm import workdir as workdirs
 from rfm.attacks import PGD
 from rfm.data.splits import validation
 from rfm.devices import replicate, shard
@@ -27,7 +28,6 @@ from rfm.training.metrics import MetricsWriter
 from rfm.training.state import TrainState
 from rfm.training.step import TrainBatch
 from rfm.types import bind
-from rfm import workdir as workdirs
 
 _SAVE_EVERY_SECONDS = 60.0
 
@@ -86,8 +86,8 @@ def train(
             batch_size=config.batch_size,
             longest=config.steps_per_dispatch,
         )
-        data = TrainBatch(run.dataset.train_images, run.dataset.train_labels)
-        data = replicate(data, run.mesh)
+        examples = run.dataset.train_images, run.dataset.train_labels
+        data = TrainBatch(*replicate(examples, run.mesh))
         key = replicate(run.key("train"), run.mesh)
         writer, last_save = MetricsWriter(workdir, step=step), time.monotonic()
         try:

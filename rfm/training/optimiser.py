@@ -67,13 +67,13 @@ class Optax:
             found.gradient, state.optimiser, state.params
         )
         params = optax.apply_updates(state.params, updates)
-        state = state.replace(params=params, batch_stats=found.batch_stats, optimiser=optimiser)
+        state = dataclasses.replace(
+            state, params=params, batch_stats=found.batch_stats, optimiser=optimiser
+        )
         return state, found.metrics
 
 
-def sgd(
-    schedule: optax.Schedule, *, momentum: float, nesterov: bool, weight_decay: float
-) -> Optax:
+def sgd(schedule: optax.Schedule, *, momentum: float, nesterov: bool, weight_decay: float) -> Optax:
     """Stochastic gradient descent as in PyTorch.
 
     Weight decay is added to the gradient, before momentum, for every parameter; the

@@ -88,7 +88,7 @@ def train_step(
     state, metrics = method.optimiser.update(grad_fn, state, batches, key)
     for after in method.after:
         state = after(state)
-    return state.replace(step=state.step + 1), metrics
+    return dataclasses.replace(state, step=state.step + 1), metrics
 
 
 def gradient_function(method: Method, network: Network, mesh: Mesh) -> GradFn:
@@ -128,6 +128,8 @@ def gradient_function(method: Method, network: Network, mesh: Mesh) -> GradFn:
         params: Params, batch_stats: PyTree, batch: TrainBatch, key: Key[Array, ""]
     ) -> Gradient:
         positions = jnp.arange(batch.labels.shape[0])
-        return mapped(params, batch_stats, batch, jax.vmap(jax.random.fold_in, (None, 0))(key, positions))
+        return mapped(
+            params, batch_stats, batch, jax.vmap(jax.random.fold_in, (None, 0))(key, positions)
+        )
 
     return grad_fn

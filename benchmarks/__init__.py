@@ -1,0 +1,1 @@
+"""What rfm costs, next to its peers; see README.md."""

@@ -1,0 +1,91 @@
+"""Losses against NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rfm import losses
+
+LOGITS = hnp.arrays(np.float32, (5, 4), elements=st.floats(-50, 50, width=32, allow_subnormal=False))
+LABELS = hnp.arrays(np.int32, 5, elements=st.integers(0, 3))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+@given(LOGITS, LABELS)
+def test_cross_entropy(logits, labels):
+    expected = -log_softmax(logits)[np.arange(5), labels]
+    found = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(LOGITS, LABELS)
+def test_margin(logits, labels):
+    expected = [np.delete(z, y).max() - z[y] for z, y in zip(logits, labels, strict=True)]
+    found = losses.margin(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@given(LOGITS, LOGITS)
+def test_kl_divergence_of_the_second_from_the_first(reference, logits):
+    log_p, log_q = log_softmax(reference), log_softmax(logits)
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(1)
+    found = losses.kl_divergence(jnp.asarray(reference), jnp.asarray(logits))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_kl_divergence_is_zero_at_home_and_not_symmetric():
+    near, far = jnp.array([[0.0, 1.0, 2.0]]), jnp.array([[5.0, 0.0, 0.0]])
+    assert losses.kl_divergence(near, near)[0] == 0
+    assert abs(losses.kl_divergence(near, far) - losses.kl_divergence(far, near))[0] > 0.1
+
+
+def test_huge_logits_stay_finite():
+    logits, labels = jnp.array([[3e4, -3e4, 0.0], [-1e30, 0.0, 1e30]]), jnp.array([1, 0])
+    np.testing.assert_allclose(losses.cross_entropy(logits, labels), [6e4, 2e30], rtol=1e-6)
+    assert jnp.isfinite(jax.grad(lambda z: losses.cross_entropy(z, labels).sum())(logits)).all()
+
+
+@given(LOGITS, LABELS)
+def test_positive_margin_means_misclassified(logits, labels):
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    margin, wrong = losses.margin(logits, labels), losses.is_misclassified(logits, labels)
+    assert bool(jnp.where(margin > 0, wrong, True).all())
+    assert bool(jnp.where(margin < 0, ~wrong, True).all())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("position", [0, 1])
+def test_logits_that_are_not_numbers_are_misclassified(bad, position):
+    logits = np.array([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]], np.float32)
+    logits[1, position] = bad
+    wrong = losses.is_misclassified(jnp.asarray(logits), jnp.array([0, 0]))
+    assert wrong.dtype == bool
+    np.testing.assert_array_equal(wrong, [False, True])
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.cross_entropy, losses.margin, lambda z, y: losses.kl_divergence(z, z[::-1])]
+)
+def test_half_precision_logits_are_computed_in_float32(loss):
+    logits = jax.random.normal(jax.random.key(0), (64, 10), jnp.bfloat16) * 5
+    labels = jax.random.randint(jax.random.key(1), (64,), 0, 10)
+    found = loss(logits, labels)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, loss(logits.astype(jnp.float32), labels))
+
+
+def test_double_precision_stays(x64):
+    logits = jax.random.normal(jax.random.key(0), (64, 10))
+    labels = jax.random.randint(jax.random.key(1), (64,), 0, 10)
+    found = losses.cross_entropy(logits, labels)
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, -log_softmax(logits)[np.arange(64), labels], rtol=1e-13)

@@ -1,0 +1,88 @@
+"""From configs to objects: the baseline to the letter, and refusals by field."""
+
+import numpy as np
+import optax
+import pytest
+from rfm.configs import base, cifar10, methods
+
+import rfm
+from rfm.errors import UserError
+from rfm.training import build
+
+
+def test_baseline_is_section_f():
+    config = cifar10.get_config("at")
+    assert config.model.to_dict() == {
+        "name": "resnet18",
+        "width": 64,
+        "activation": "relu",
+        "dtype": "float32",
+    }
+    assert (config.train.epochs, config.train.batch_size, config.train.snapshot_every) == (
+        150,
+        128,
+        5,
+    )
+    optimiser = config.optimiser
+    assert (optimiser.learning_rate, optimiser.momentum, optimiser.nesterov) == (0.05, 0.9, True)
+    assert (optimiser.weight_decay, tuple(optimiser.milestones)) == (0.0005, (60, 90, 120))
+    training = build.attack(config.adversary, "config.adversary")
+    assert training == rfm.attacks.PGD(rfm.threat.linf(8 / 255), steps=7, step_size=0.007)
+    validation = build.attack(config.validation, "config.validation")
+    assert (validation.steps, validation.restarts, config.validation.examples) == (7, 5, 500)
+    evaluation = build.attack(config.evaluation, "config.evaluation")
+    assert (evaluation.steps, evaluation.restarts, config.evaluation.examples) == (20, 10, 1000)
+    assert (config.flatness.average.radius, config.flatness.average.samples) == (0.5, 10)
+    assert (config.flatness.worst.radius, config.flatness.worst.restarts) == (0.003, 10)
+
+
+def test_run_has_the_data_sets_statistics(run):
+    pixels = run.dataset.train_images / 255.0
+    np.testing.assert_allclose(run.model.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(run.model.std, pixels.std((0, 1, 2)), rtol=1e-6)
+    assert run.steps_per_epoch == 5
+    assert isinstance(run.method.optimiser.transformation, optax.GradientTransformation)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("model.name", "resnet81", "did you mean 'resnet8'"),
+        ("model.activation", "rely", "did you mean 'relu'"),
+        ("model.dtype", "float16", "model.dtype"),
+        ("model.width", 0, "model.width must be at least 1"),
+        ("adversary.name", "pdg", "must be 'pgd' or 'none'"),
+        ("adversary.threat", "l1", "config.adversary.threat"),
+        ("adversary.epsilon", -1.0, "config.adversary: epsilon"),
+        ("adversary.steps", -1, "config.adversary"),
+        ("adversary.loss", "ce", "config.adversary.loss"),
+        ("objective.name", "trades", "config.objective.name"),
+        ("optimiser.name", "sdg", "must be 'sgd'"),
+        ("optimiser.learning_rate", 0.0, "must be positive"),
+        ("train.batch_size", 1000, "too few"),
+        ("train.epochs", 0, "config.train.epochs must be at least 1"),
+        ("data.crop", -1, "config.data.crop"),
+    ],
+)
+def test_refusals_name_the_field(config, field, value, line):
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(UserError, match=line):
+        build.build(config)
+
+
+def test_methods_say_what_they_are():
+    for name, method in methods.METHODS.items():
+        assert method.__doc__, name
+        assert methods.apply(base.get_config(), name).name == name
+    with pytest.raises(UserError, match="did you mean 'plain'"):
+        methods.apply(base.get_config(), "plian")
+
+
+def test_keys_of_different_purposes_differ(run):
+    import jax
+
+    data = {
+        tuple(np.asarray(jax.random.key_data(run.key(p)))) for p in ("init", "train", "validation")
+    }
+    assert len(data) == 3

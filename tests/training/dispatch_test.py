@@ -1,0 +1,75 @@
+"""Dispatches: which examples, in which order, and the same whatever their length."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rfm.devices import replicate
+from rfm.training.dispatch import make_dispatch, steps_per_epoch
+from rfm.training.step import TrainBatch
+
+
+def dispatch_with(run, steps, longest):
+    config = run.config.train
+    dispatch = make_dispatch(
+        run.method, run.network, run.mesh, batch_size=config.batch_size, longest=longest
+    )
+    data = TrainBatch(run.dataset.train_images, run.dataset.train_labels)
+    data, state = replicate(data, run.mesh), run.initial_state()
+    metrics = []
+    compiled = dispatch.func._cache_size()
+    for count in steps:
+        state, values = dispatch(state, data, run.key("train"), jnp.int32(count))
+        metrics.append(np.asarray(values["loss"])[:count])
+        assert np.isnan(values["loss"][count:]).all()
+    assert dispatch.func._cache_size() == compiled + 1, (
+        "dispatches of any length are one compilation"
+    )
+    return state, np.concatenate(metrics)
+
+
+def test_result_does_not_depend_on_how_steps_are_grouped(run):
+    grouped, losses = dispatch_with(run, (3, 2, 4, 1), longest=4)
+    jax.clear_caches()
+    single, same_losses = dispatch_with(run, [1] * 10, longest=4)
+    assert int(grouped.step) == int(single.step) == 10
+    np.testing.assert_array_equal(losses, same_losses)
+    jax.tree.map(np.testing.assert_array_equal, grouped.params, single.params)
+
+
+def test_an_epoch_takes_each_example_once_and_drops_the_rest(run):
+    seen = []
+
+    class Recorder:
+        batches = 1
+
+        def init(self, params):
+            return {}
+
+        def update(self, grad_fn, state, batches, key):
+            jax.debug.callback(lambda v: seen.append(np.asarray(v)), batches[0].labels)
+            zero = jnp.zeros((), jnp.float32)
+            return state, {"loss": zero, "error": zero}
+
+    method = dataclasses.replace(run.method, optimiser=Recorder())
+    dispatch = make_dispatch(method, run.network, run.mesh, batch_size=48, longest=8)
+    n = 160
+    data = TrainBatch(jnp.zeros((n, 8, 8, 1), jnp.uint8), jnp.arange(n, dtype=jnp.int32))
+    state = run.initial_state().replace(optimiser={})
+    state, _ = dispatch(state, data, run.key("train"), jnp.int32(3))
+    dispatch(state, data, run.key("train"), jnp.int32(3))
+    jax.effects_barrier()
+    first, second = (np.concatenate(seen[i : i + 3]) for i in (0, 3))
+    for epoch in (first, second):
+        assert len(set(epoch.tolist())) == len(epoch) == 144
+    assert set(first.tolist()) != set(second.tolist())
+    assert not np.array_equal(first, np.sort(first))
+
+
+def test_steps_per_epoch():
+    assert steps_per_epoch(50_000, 128) == 390
+    with pytest.raises(ValueError, match="too few"):
+        steps_per_epoch(100, 128)
