@@ -41,7 +41,8 @@ setup(
         "tensorflow-datasets>=4.9.10",
     ],
     extras_require={
-        "cuda": ["jax[cuda12]"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "prepare": ["tensorflow-cpu"],
         "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],

@@ -87,7 +87,8 @@ def get_config() -> ConfigDict:
                     "weight_step_size": 0.001,  # Section D; the released experiments: 0.01
                 },
             },
-            # Smaller measures at every snapshot, for curves through training.
+            # Smaller measures at every snapshot, for curves through training. With the steps
+            # of the full measures they share their compilations.
             "snapshots": {
                 "examples": 256,
                 "steps": 20,

@@ -16,5 +16,5 @@ def get_config(method: str = "at") -> ConfigDict:
     config.optimiser.milestones = (12, 16)
     config.train.update(epochs=20, snapshot_every=5, steps_per_dispatch=13)
     config.evaluation.update(examples=256, clean_train_examples=5000)
-    config.snapshots.update(examples=128, steps=10, average_samples=4)
+    config.snapshots.update(examples=128, average_samples=4)
     return methods.apply(config, method)

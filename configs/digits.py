@@ -22,5 +22,5 @@ def get_config(method: str = "at") -> ConfigDict:
     config.evaluation.update(examples=256, clean_train_examples=1297)
     config.flatness.average.step_size = 0.02
     config.flatness.worst.input_step_size = 0.02
-    config.snapshots.update(examples=128, steps=10, average_samples=4)
+    config.snapshots.update(examples=128, average_samples=4)
     return methods.apply(config, method)

@@ -42,7 +42,7 @@ def map_over(function: Callable[..., PyTree], xs: PyTree, *, compiled: bool) -> 
     if compiled:
         return lax.map(function, xs)
     length = jax.tree.leaves(xs)[0].shape[0]
-    results = [function(jax.tree.map(lambda leaf: leaf[i], xs)) for i in range(length)]
+    results = [function(jax.tree.map(lambda leaf, i=i: leaf[i], xs)) for i in range(length)]
     return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *results)
 
 

@@ -13,13 +13,19 @@ A workdir belongs to one training config. How it is evaluated may change at any 
 since each record carries its own protocol.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rfm.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _MEASURING = frozenset({"evaluation", "flatness", "snapshots"})
 
@@ -43,7 +49,33 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
             )
     elif workdir.exists() and (workdir / "checkpoints").exists():
         raise UserError(f"workdir {workdir} has checkpoints but no config.json; give another one")
-    write_atomically(workdir / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    if stored != json.loads(text):  # a finished run can be read where nothing can be written
+        write_atomically(workdir / "config.json", text)
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in `workdir` at the same time.
+
+    The lock goes with the process, also when it is killed; file systems without locks
+    have none.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    with (workdir / ".lock").open("a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is training in {workdir}; wait for it, stop it, or give"
+                    " another --workdir"
+                ) from None
+            except OSError:
+                pass
+        yield
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:

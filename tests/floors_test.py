@@ -12,7 +12,17 @@ import rfm
 ROOT = pathlib.Path(rfm.__file__).parent
 
 FLOORS = {
-    0: ["errors", "types", "losses", "threat", "perturb", "loops", "batching", "progress", "version"],
+    0: [
+        "errors",
+        "types",
+        "losses",
+        "threat",
+        "perturb",
+        "loops",
+        "batching",
+        "progress",
+        "version",
+    ],
     1: ["attacks", "models", "data"],
     2: ["flatness"],
     3: ["training", "evaluation", "devices", "workdir"],
@@ -54,7 +64,9 @@ def rooms_imported(source: str) -> set[str]:
 
 
 def test_reads_all_forms_of_import():
-    source = "import rfm.cli\nfrom rfm import losses\ndef f():\n  from rfm.models.layers import Conv\n"
+    source = (
+        "import rfm.cli\nfrom rfm import losses\ndef f():\n  from rfm.models.layers import Conv\n"
+    )
     assert rooms_imported(source) == {"cli", "losses", "models"}
     assert rooms_imported("import rfm\nimport numpy\nfrom rfm import __version__") == {""}
 

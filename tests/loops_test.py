@@ -97,7 +97,9 @@ def test_the_network_is_looked_at_once_per_shape():
     for seed in range(3):
         weight = jax.random.normal(jax.random.key(seed), (12, 2))
         for n in (1, 5):
-            loops.runs_fast_in_loops(jax.tree_util.Partial(network, weight), jnp.zeros((n, 2, 2, 3)))
+            loops.runs_fast_in_loops(
+                jax.tree_util.Partial(network, weight), jnp.zeros((n, 2, 2, 3))
+            )
     if jax.default_backend() == "cpu":
         assert len(traces) == 2
 

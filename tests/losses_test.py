@@ -10,7 +10,9 @@ from hypothesis.extra import numpy as hnp
 
 from rfm import losses
 
-LOGITS = hnp.arrays(np.float32, (5, 4), elements=st.floats(-50, 50, width=32, allow_subnormal=False))
+LOGITS = hnp.arrays(
+    np.float32, (5, 4), elements=st.floats(-50, 50, width=32, allow_subnormal=False)
+)
 LABELS = hnp.arrays(np.int32, 5, elements=st.integers(0, 3))
 
 

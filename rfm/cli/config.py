@@ -42,7 +42,8 @@ def _load(spec: str) -> tuple[ConfigDict, str]:
     path = _find(name)
     try:
         found = importlib.util.spec_from_file_location(f"rfm_config_{path.stem}", path)
-        assert found is not None and found.loader is not None
+        assert found is not None
+        assert found.loader is not None
         module = importlib.util.module_from_spec(found)
         found.loader.exec_module(module)
         config = module.get_config(method) if method else module.get_config()

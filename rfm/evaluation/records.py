@@ -2,7 +2,8 @@
 
 A record is one JSON file, ``records/STEP/NAME.json`` in the workdir. Its `protocol` says
 how it was obtained (attack, steps, restarts, epsilon, radius, examples by index, seed,
-dtype, precision) and where (device, versions, git revision), so that tables are rebuilt from files alone and nothing is measured twice.
+dtype, precision) and where (device, versions, git revision), so that tables are rebuilt
+from files alone and nothing is measured twice.
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
 ::
 
-    E_nu[ max_{||delta|| <= eps} L(f(x + delta; w + nu), y) ] - max_{||delta|| <= eps} L(f(x + delta; w), y)
+    E_nu[ max_{||delta|| <= eps} L(f(x + delta; w + nu), y) ]
+        - max_{||delta|| <= eps} L(f(x + delta; w), y)
 
 The expectation is over weight perturbations drawn from a relative ball; for every
 draw the inputs are attacked anew. Each batch of examples has its own draws
@@ -13,10 +14,9 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from rfm import loops
 from rfm.attacks import PGD
@@ -96,54 +96,43 @@ def average_case(
     compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
     if attack is not None and attack.compiled is not None:
         compiled = attack.compiled
-    losses_of = _losses_compiled if compiled else _losses
+    loss_of = _loss_compiled if compiled else _loss
     for number, batch in enumerate(batches(len(x), batch_size)):
         rows = batch.indices
         batch_key = jax.random.fold_in(weight_key, number)
         images, labels, example_key = place((x[rows], y[rows], keys[rows]))
-        loss = losses_of(
-            apply_fn,
-            params,
-            images,
-            labels,
-            batch_key,
-            example_key,
-            ball,
-            samples,
-            attack,
-            compiled,
-        )
-        done.append(np.asarray(loss, np.float64)[:, batch.valid])
+        found = [
+            loss_of(apply_fn, params, images, labels, batch_key, example_key, s, ball, attack)
+            for s in range(samples)
+        ]
+        done.append(np.asarray(jax.device_get(found), np.float64)[:, batch.valid])
         on_batch(sum(v.shape[1] for v in done))
     return Flatness(np.concatenate(done, axis=1), np.asarray(reference, np.float64), batch_size)
 
 
-def _losses(
+def _loss(
     apply_fn: ApplyFn,
     params: Params,
     x: Images,
     y: Labels,
     weight_key: Key[Array, ""],
     keys: Key[Array, " n"],
+    sample: int,
     ball: RelativeBall,
-    samples: int,
     attack: PGD | None,
-    compiled: bool,
-) -> Float[Array, "samples n"]:
-    """Losses of one batch under each draw; one draw at a time.
+) -> PerExample:
+    """Losses of one batch under one draw.
 
-    Not vmapped: weights that differ within a batch make grouped convolutions.
+    Draws follow one another, each a dispatch of the same compiled program: vmapped
+    weights would make grouped convolutions, and a loop over draws would compile again
+    for each number of them.
     """
-
-    def of_draw(sample: Int[Array, ""]) -> PerExample:
-        perturbed = draw(ball, params, jax.random.fold_in(weight_key, sample))
-        fold = jax.vmap(jax.random.fold_in, (0, None))
-        return perturbed_loss(bind(apply_fn, perturbed), x, y, fold(keys, sample), attack)
-
-    return loops.map_over(of_draw, jnp.arange(samples), compiled=compiled)
+    perturbed = draw(ball, params, jax.random.fold_in(weight_key, sample))
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    return perturbed_loss(bind(apply_fn, perturbed), x, y, fold(keys, sample), attack)
 
 
-_losses_compiled = jax.jit(_losses, static_argnums=(6, 7, 8, 9))
+_loss_compiled = jax.jit(_loss, static_argnums=(7, 8))
 
 
 @functools.partial(jax.jit, static_argnums=0)

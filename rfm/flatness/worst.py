@@ -2,7 +2,8 @@
 
 ::
 
-    max_{nu in B_xi(w)} max_{||delta|| <= eps} L(f(x + delta; w + nu), y) - max_{||delta|| <= eps} L(f(x + delta; w), y)
+    max_{nu in B_xi(w)} max_{||delta|| <= eps} L(f(x + delta; w + nu), y)
+        - max_{||delta|| <= eps} L(f(x + delta; w), y)
 
 One weight perturbation nu is shared by all examples of a batch, and it and the input
 perturbations ascend the summed loss *jointly*: each iteration takes both gradients at
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from rfm import loops, losses
 from rfm.attacks import PGD
@@ -125,31 +126,27 @@ def worst_case(
         compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
     ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
     keys, done = example_keys(input_key, len(x)), []
-    search = _search_compiled if compiled else _search
+    climb = _climb_compiled if compiled else _climb
     for number, batch in enumerate(batches(len(x), batch_size)):
         rows = batch.indices
         batch_key = jax.random.fold_in(weight_key, number)
-        images, labels, valid, example_key = place((x[rows], y[rows], batch.valid, keys[rows]))
-        loss = search(
-            ascent,
-            restarts,
-            apply_fn,
-            params,
-            images,
-            labels,
-            valid,
-            batch_key,
-            example_key,
-            compiled,
-        )
-        done.append(np.asarray(loss, np.float64)[batch.valid])
+        placed = place((x[rows], y[rows], batch.valid, keys[rows]))
+        images, labels, valid, example_key = placed
+        found = [
+            climb(
+                ascent, apply_fn, params, images, labels, valid, batch_key, example_key, r, compiled
+            )
+            for r in range(restarts)
+        ]
+        losses_found, means = zip(*jax.device_get(found), strict=True)
+        worst = losses_found[int(np.argmax(means))]
+        done.append(np.asarray(worst, np.float64)[batch.valid])
         on_batch(sum(map(len, done)))
     return Flatness(np.concatenate(done)[None], np.asarray(reference, np.float64), batch_size)
 
 
-def _search(
+def _climb(
     ascent: _Ascent,
-    restarts: int,
     apply_fn: ApplyFn,
     params: Params,
     x: Images,
@@ -157,25 +154,21 @@ def _search(
     valid: Bool[Array, " n"],
     weight_key: Key[Array, ""],
     keys: Key[Array, " n"],
+    restart: int,
     compiled: bool,
-) -> PerExample:
-    """Per-example losses of one batch at the worst point found, shape (n,)."""
-
-    def of_restart(restart: Int[Array, ""]) -> tuple[PerExample, Float[Array, ""]]:
-        state = _start(ascent, params, x, weight_key, keys, restart)
-        state = loops.repeat(
-            lambda state: _step(ascent, apply_fn, params, x, y, valid, state),
-            ascent.steps,
-            state,
-            compiled=compiled,
-        )
-        return _finish(ascent, apply_fn, params, x, y, valid, state)
-
-    found, means = loops.map_over(of_restart, jnp.arange(restarts), compiled=compiled)
-    return found[jnp.argmax(means)]
+) -> tuple[PerExample, Float[Array, ""]]:
+    """The best iterate of one restart on one batch: losses (n,) and their mean."""
+    state = _start(ascent, params, x, weight_key, keys, restart)
+    state = loops.repeat(
+        lambda state: _step(ascent, apply_fn, params, x, y, valid, state),
+        ascent.steps,
+        state,
+        compiled=compiled,
+    )
+    return _finish(ascent, apply_fn, params, x, y, valid, state)
 
 
-_search_compiled = jax.jit(_search, static_argnums=(0, 1, 9))
+_climb_compiled = jax.jit(_climb, static_argnums=(0, 9))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -185,7 +178,7 @@ def _start(
     x: Images,
     weight_key: Key[Array, ""],
     keys: Key[Array, " n"],
-    restart: Int[Array, ""],
+    restart: int,
 ) -> _State:
     nu = ascent.ball.sample(jax.random.fold_in(weight_key, restart), params)
     delta = jnp.zeros_like(x)

@@ -8,6 +8,7 @@ training-mode ``TrainFn``.
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,8 @@ def create(
       name: a key of `ARCHITECTURES`.
       classes: number of logits.
       width: channels of the first stage.
-      mean, std: per channel, for whitening inside the model.
+      mean: per channel, for whitening inside the model.
+      std: likewise.
       activation: a key of `ACTIVATIONS`.
       dtype: of the computation, "float32" or "bfloat16"; parameters and logits stay
         float32.
@@ -68,8 +70,13 @@ def initialise(
     model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int]
 ) -> tuple[Params, PyTree]:
     """Fresh ``(params, batch_stats)`` for inputs of `image_shape`, float32."""
-    variables = jax.jit(model.init)(key, jnp.zeros((1, *image_shape)))
+    variables = _init(model, key, tuple(image_shape))
     return variables["params"], variables.get("batch_stats", {})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, ...]) -> PyTree:
+    return model.init(key, jnp.zeros((1, *image_shape)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,18 +45,20 @@ def conv_general_dilated(
 ) -> Float[Array, "n p q o"]:
     """Drop-in for ``flax.linen.Conv(conv_general_dilated=...)``, NHWC and HWIO.
 
-    Dilated, grouped or otherwise laid out convolutions are passed on to JAX as they are.
+    Dilated, grouped or otherwise laid out convolutions, and those with a precision or an
+    element type of their own, are passed on to JAX as they are.
     """
     dimension_numbers = lax.conv_dimension_numbers(
         inputs.shape, kernel.shape, options.pop("dimension_numbers", None)
     )
     plain = (
-        dimension_numbers == lax.conv_dimension_numbers(inputs.shape, kernel.shape, _CANONICAL)
-        and inputs.ndim == 4
+        inputs.ndim == 4
+        and dimension_numbers == lax.conv_dimension_numbers(inputs.shape, kernel.shape, _CANONICAL)
         and all(
             d == 1 for name in ("lhs_dilation", "rhs_dilation") for d in options.get(name) or ()
         )
         and options.get("feature_group_count", 1) == options.get("batch_group_count", 1) == 1
+        and options.get("precision") is options.get("preferred_element_type") is None
     )
     if not plain:
         return lax.conv_general_dilated(

@@ -133,7 +133,7 @@ def _examples(records: Iterable[Record], value: str) -> str:
 
 
 def _first(records: Iterable[Record]) -> str:
-    """ "the first " where the examples are the first of their splits."""
+    """`the first ` where the examples are the first of their splits."""
     examples = (record.protocol.get("examples") or {} for record in records)
     return "the first " if all(entry.get("first") == 0 for entry in examples) else ""
 

@@ -26,7 +26,7 @@ class Run:
 
     name: str
     records: tuple[Record, ...] = ()
-    metrics: Metrics = Metrics()
+    metrics: Metrics = dataclasses.field(default_factory=Metrics)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     problems: tuple[str, ...] = ()
 

@@ -190,10 +190,12 @@ class ResultsTable:
                     continue
                 error = cell.standard_error
                 writer.writerow(
-                    [self.name, measure.label, unit, column.split, column.checkpoint]
-                    + [column.step, "" if column.epoch is None else column.epoch]
-                    + [f"{cell.value:.9g}", "" if error is None else f"{error:.9g}"]
-                    + ["" if cell.examples is None else cell.examples]
+                    [
+                        *(self.name, measure.label, unit, column.split, column.checkpoint),
+                        *(column.step, "" if column.epoch is None else column.epoch),
+                        *(f"{cell.value:.9g}", "" if error is None else f"{error:.9g}"),
+                        "" if cell.examples is None else cell.examples,
+                    ]
                 )
         return text.getvalue()
 

@@ -7,7 +7,7 @@ used. The two latest are kept for resuming, and all snapshots (every so many epo
 for early stopping and for measures through training.
 """
 
-import contextlib
+import itertools
 import logging
 import shutil
 import zlib
@@ -33,9 +33,12 @@ class Checkpoints:
     Args:
       directory: where they are; made if it is missing.
       snapshot_steps: checkpoints at multiples of this many steps are kept for good.
+      read_only: only read; nothing in `directory` is made, changed or cleaned up.
     """
 
-    def __init__(self, directory: Path, *, snapshot_steps: int) -> None:
+    def __init__(
+        self, directory: Path, *, snapshot_steps: int, read_only: bool = False
+    ) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._directory = directory.absolute()
         self._manager = ocp.CheckpointManager(
@@ -48,6 +51,9 @@ class Checkpoints:
                     ]
                 ),
                 enable_async_checkpointing=True,
+                # What a killed process was writing.
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -102,28 +108,36 @@ class Checkpoints:
     def restore_latest(self, like: TrainState, warn: Warn) -> TrainState | None:
         """The newest checkpoint that is whole, or None if there is none at all.
 
-        Damaged ones are reported and moved to ``damaged/`` beside the others.
+        Damaged ones newer than that are reported and moved to ``damaged/`` beside the
+        others.
 
         Raises:
-          UserError: there are checkpoints, but none of them is whole.
+          UserError: there are checkpoints, but none of them is whole; all are left where
+            they are.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged: dict[int, UserError] = {}
+        for step in reversed(self.steps()):
             try:
-                return self.restore(step, like)
+                state = self.restore(step, like)
             except UserError as error:
-                moved = self._set_aside(step)
-                warn(f"{error}; moved to {moved}, using the one before it")
-        if steps:
-            raise UserError(f"no checkpoint in {self._directory} is whole; start in a new workdir")
+                damaged[step] = error
+                continue
+            for other, error in damaged.items():
+                moved = self._set_aside(other)
+                warn(f"{error}; moved to {moved}, using the one of step {step}")
+            return state
+        if damaged:
+            raise UserError(
+                f"no checkpoint in {self._directory} is whole; start in a new workdir"
+                f" ({next(iter(damaged.values()))})"
+            )
         return None
 
     def _set_aside(self, step: int) -> Path:
         damaged = self._directory.parent / "damaged"
         damaged.mkdir(exist_ok=True)
-        target = damaged / str(step)
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(target)
+        names = itertools.chain([str(step)], (f"{step}.{i}" for i in itertools.count(1)))
+        target = next(damaged / name for name in names if not (damaged / name).exists())
         shutil.move(self._directory / str(step), target)
         self._manager.reload()
         return target

@@ -19,6 +19,7 @@ from rfm.types import bind, example_keys
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(7)
+PIXELS = st.floats(0, 1, width=32, allow_subnormal=False)
 THREATS = {"linf": linf, "l2": l2}
 
 
@@ -84,7 +85,8 @@ def test_steps_have_the_length_asked_for(crops, x64):
     """Far from all borders, three steps go three step sizes."""
     x, y = crops(3, 4)
     x, weight = 0.3 + 0.4 * x.astype(np.float64), np.random.default_rng(0).normal(size=48)
-    for threat, direction in [(linf(0.1), np.sign(weight)), (l2(0.1), weight / np.linalg.norm(weight))]:
+    unit = weight / np.linalg.norm(weight)
+    for threat, direction in [(linf(0.1), np.sign(weight)), (l2(0.1), unit)]:
         found = PGD(threat, 3, 0.007, random_start=False)(bind(linear, weight), x, 0 * y, KEY)
         np.testing.assert_allclose((found.x - x).reshape(3, -1) - 0.021 * direction, 0, atol=1e-12)
 
@@ -220,7 +222,9 @@ def test_success_of_any_restart_counts(x64):
 
 @settings(max_examples=30)
 @given(
-    x=hnp.arrays(np.float32, (4, 3, 3, 1), elements=st.floats(0, 1, width=32, allow_subnormal=False)),
+    x=hnp.arrays(
+        np.float32, (4, 3, 3, 1), elements=st.floats(0, 1, width=32, allow_subnormal=False)
+    ),
     norm=st.sampled_from(["linf", "l2"]),
     epsilon=st.sampled_from([0.0, 8 / 255, 2.0]),
     seed=st.integers(0, 99),

@@ -1,6 +1,6 @@
 """A small problem, a linear model, and a slow reference of Eqs. (5) to (7)."""
 
-import copy
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +15,9 @@ from rfm.types import example_keys
 
 
 class Problem(NamedTuple):
-    network: Any
+    """What every measure begins with."""
+
+    apply_fn: Callable[[Any, jax.Array], jax.Array]
     params: Any
     x: np.ndarray
     y: np.ndarray
@@ -23,44 +25,51 @@ class Problem(NamedTuple):
 
 @pytest.fixture
 def problem(crops, tanh_network) -> Problem:
-    """A small network at the centres of real images, float64; 10 examples."""
+    """A small network at the centres of ten real images, float64."""
     x, y = crops(10, 4)
-    network = tanh_network(48)
-    return Problem(network, network.params, x.astype(np.float64), y % 4)
+    return Problem(tanh_network.logits, tanh_network(48).params, x.astype(np.float64), y % 4)
 
 
-@pytest.fixture
-def draws() -> Callable[..., tuple[Any, np.ndarray]]:
-    """The library's own random draws, by batch, draw or restart, and example.
-
-    `draws(ball, threat, key, params, x, batch, rows, draw)` gives the weights nu and, for
-    a threat, the input perturbations with which that draw begins.
-    """
-
-    def make(ball, threat, key, params, x, batch, rows, draw, restart=None):
-        weight_key, input_key, _ = jax.random.split(key, 3)
-        fold = jax.random.fold_in
-        nu = ball.sample(fold(fold(weight_key, batch), draw), params)
-        if threat is None:
-            return jax.device_get(nu), np.zeros(x[rows].shape)
-        keys = jax.vmap(fold, (0, None))(example_keys(input_key, len(x))[rows], draw)
-        if restart is not None:
-            keys = jax.vmap(fold, (0, None))(keys, restart)
-        delta = jax.vmap(lambda key: threat.sample(key, (1, *x.shape[1:]))[0])(keys)
-        return jax.device_get(nu), np.asarray(delta)
-
-    return make
+def _linear(params: Any, x: jax.Array) -> jax.Array:
+    score = x.reshape(x.shape[0], -1) @ params["kernel"]
+    return jnp.stack([jnp.zeros_like(score), score], axis=1)
 
 
 @pytest.fixture
 def linear() -> Callable[[Any, jax.Array], jax.Array]:
     """Two classes; the loss of label 0 is ``softplus(kernel . x)``."""
+    return _linear
 
-    def logits(params, x):
-        score = x.reshape(x.shape[0], -1) @ params["kernel"]
-        return jnp.stack([jnp.zeros_like(score), score], axis=1)
 
-    return logits
+@pytest.fixture
+def linear_problem(problem) -> Problem:
+    """The same images; quick to compile, for what holds whatever the model."""
+    kernel = np.random.default_rng(0).normal(size=48)
+    return Problem(_linear, {"kernel": kernel}, problem.x, problem.y % 2)
+
+
+@pytest.fixture
+def draws() -> Callable[..., Any]:
+    """The library's own random draws, so that references need to share nothing else with it.
+
+    `draws(ball, threat, key, params, x, batch, draw)` are the weights nu of one draw (or
+    restart) of one batch, and the input perturbations of all examples for that draw; of
+    the given restart of the attack, if there is one inside.
+    """
+    fold = jax.random.fold_in
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def make(ball, threat, key, params, x, batch, draw, restart=None):
+        weight_key, input_key, _ = jax.random.split(key, 3)
+        nu = ball.sample(fold(fold(weight_key, batch), draw), params)
+        if threat is None:
+            return nu, jnp.zeros_like(x)
+        keys = jax.vmap(fold, (0, None))(example_keys(input_key, len(x)), draw)
+        if restart is not None:
+            keys = jax.vmap(fold, (0, None))(keys, restart)
+        return nu, jax.vmap(lambda key: threat.sample(key, (1, *x.shape[1:]))[0])(keys)
+
+    return lambda *where: jax.device_get(make(*where))
 
 
 @pytest.fixture
@@ -80,8 +89,7 @@ def _numpy_worst_case(
     length = {(a, b): np.sqrt((params[a][b] ** 2).sum()) for a, b in layers}
     worst, worst_mean, worst_step = None, -np.inf, -1
     for nu, delta in beginnings:
-        nu, inputs = copy.deepcopy(nu), np.clip(x + delta, 0, 1)
-        nu = jax.tree.map(np.array, nu)
+        nu, inputs = jax.tree.map(np.array, nu), np.clip(x + delta, 0, 1)
         for step in range(steps + 1):
             moved = {a: {b: params[a][b] + nu[a][b] for b in params[a]} for a in params}
             losses, of_params, of_x, _ = network.differentiate(moved, inputs, y)
@@ -101,7 +109,7 @@ def _numpy_worst_case(
 
 @pytest.fixture
 def residual_network(crops) -> Callable[[float], tuple[Any, Any, np.ndarray, np.ndarray]]:
-    """`residual_network(s)`: a ResNet-8 with all convolutions scaled by s (Section E).
+    """`residual_network(s)`: a residual network with all convolutions scaled by s (Section E).
 
     Running statistics are scaled with them, the constant inside the square root of batch
     normalisation included, so that the function is the same. In float64.
@@ -109,7 +117,7 @@ def residual_network(crops) -> Callable[[float], tuple[Any, Any, np.ndarray, np.
 
     def make(s: float) -> tuple[Any, Any, np.ndarray, np.ndarray]:
         x, y = crops(6, 8)
-        model = ResNet(10, (1, 1, 1), 3, "relu", (0.5,) * 3, (0.25,) * 3, dtype=jnp.float64)
+        model = ResNet(10, (1, 1), 3, "relu", (0.5,) * 3, (0.25,) * 3, dtype=jnp.float64)
         rng, sample = np.random.default_rng(0), np.zeros((1, 8, 8, 3))
         shapes = jax.eval_shape(model.init, jax.random.key(0), sample)
 

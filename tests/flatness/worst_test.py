@@ -1,7 +1,5 @@
 """Worst-case flatness, Eqs. (5) to (7), against closed forms and NumPy."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +18,12 @@ SETTINGS = {
     "ball": BALL,
     "threat": linf(0.1),
     "steps": 4,
-    "restarts": 2,
-    "input_step_size": 0.05,
-    "weight_step_size": 0.02,
+    "restarts": 3,
+    "input_step_size": 0.15,  # so large that iterates jump about
+    "weight_step_size": 0.08,
     "batch_size": 4,
 }
+ZEROS = {"reference": np.zeros(10)}
 
 
 def softplus(score):
@@ -46,10 +45,19 @@ def test_a_linear_model(linear, crops, robust):
     x, rng, epsilon, xi = 0.3 + 0.4 * x.astype(np.float64), np.random.default_rng(0), 0.1, 0.05
     kernel = rng.choice([-1, 1], 12) * rng.uniform(0.5, 1.0, 12)  # no sign can change in the ball
     found = worst_case(
-        linear, {"kernel": kernel}, x, np.zeros(3, int), KEY,
-        ball=RelativeBall(xi), threat=linf(epsilon) if robust else None, steps=60, restarts=2,
-        input_step_size=0.02, weight_step_size=xi, batch_size=1,
-    )  # fmt: skip
+        linear,
+        {"kernel": kernel},
+        x,
+        np.zeros(3, int),
+        KEY,
+        ball=RelativeBall(xi),
+        threat=linf(epsilon) if robust else None,
+        steps=60,
+        restarts=2,
+        input_step_size=0.02,
+        weight_step_size=xi,
+        batch_size=1,
+    )
     moved = x.reshape(3, -1) + (epsilon * np.sign(kernel) if robust else 0)
     best = moved @ kernel
     np.testing.assert_allclose(found.reference_losses, softplus(best), rtol=1e-9)
@@ -60,86 +68,86 @@ def test_a_linear_model(linear, crops, robust):
 # The slow reference
 
 
-@pytest.mark.parametrize("weight_step_size", [0.01, 0.08])
-@pytest.mark.parametrize("epsilon", [None, 0.1])
+@pytest.mark.parametrize(("epsilon", "weight_step"), [(None, 0.01), (0.1, 0.08)])
 def test_agrees_with_numpy_number_by_number(
-    problem, draws, numpy_worst_case, epsilon, weight_step_size
+    problem, tanh_network, draws, numpy_worst_case, epsilon, weight_step
 ):
-    """Ten examples in batches of four: the two that fill up the last do not count.
-
-    Input steps so large that iterates jump about, and the best is not always the last.
-    """
-    network, params, x, y = problem
-    threat, settings = epsilon and linf(epsilon), {"steps": 4, "restarts": 3}
-    found = worst_case(
-        network.logits, params, x, y, KEY, ball=BALL, threat=threat, **settings,
-        input_step_size=0.15, weight_step_size=weight_step_size, batch_size=4,
-    )  # fmt: skip
+    """Ten examples in batches of four: the two that fill up the last do not count."""
+    apply_fn, params, x, y = problem
+    threat = epsilon and linf(epsilon)
+    settings = SETTINGS | {"threat": threat, "weight_step_size": weight_step}
+    found = worst_case(apply_fn, params, x, y, KEY, **settings)
     expected, where = np.zeros(10), []
     for batch, rows in enumerate(np.split(np.arange(10), [4, 8])):
-        begin = [draws(BALL, threat, KEY, params, x, batch, rows, restart) for restart in range(3)]
+        begin = [draws(BALL, threat, KEY, params, x, batch, restart) for restart in range(3)]
         expected[rows], step = numpy_worst_case(
-            network, params, x[rows], y[rows], begin,
-            xi=0.05, epsilon=epsilon, steps=4, input_step=0.15, weight_step=weight_step_size,
-        )  # fmt: skip
+            tanh_network,
+            params,
+            x[rows],
+            y[rows],
+            [(nu, delta[rows]) for nu, delta in begin],
+            xi=0.05,
+            epsilon=epsilon,
+            steps=4,
+            input_step=0.15,
+            weight_step=weight_step,
+        )
         where.append(step)
     assert found.samples.shape == (1, 10)
     np.testing.assert_allclose(found.samples[0], expected, rtol=1e-9)
     value = expected.mean() - found.reference_losses.mean()
     np.testing.assert_allclose(found.value, value, rtol=1e-9)
-    assert min(where) < 4 or epsilon is None
+    if epsilon:
+        assert min(where) < 4  # the best iterate is not always the last
 
 
 # Properties
 
 
-def test_padding_does_not_count(problem):
+def test_padding_does_not_count(linear_problem):
     """The first batch is the same in both runs, once full and once filled up."""
-    network, params, x, y = problem
-    full = worst_case(network.logits, params, x[:5], y[:5], KEY, **SETTINGS | {"batch_size": 5})
-    padded = worst_case(network.logits, params, x[:5], y[:5], KEY, **SETTINGS | {"batch_size": 8})
+    apply_fn, params, x, y = linear_problem
+    settings = SETTINGS | {"reference": np.zeros(4)}
+    full = worst_case(apply_fn, params, x[:4], y[:4], KEY, **settings)
+    padded = worst_case(apply_fn, params, x[:4], y[:4], KEY, **settings | {"batch_size": 8})
     np.testing.assert_allclose(padded.samples, full.samples, rtol=1e-9)
     np.testing.assert_allclose(padded.value, full.value, rtol=1e-9)
 
 
-def test_more_steps_and_more_restarts_never_lower_the_loss(problem):
+@pytest.mark.parametrize("fewer", [{"steps": 0}, {"steps": 1}, {"restarts": 1}])
+def test_more_steps_and_more_restarts_never_lower_the_loss(linear_problem, fewer):
     """No result is below the loss at the random start, which zero steps return."""
-    network, params, x, y = problem
-    common = SETTINGS | {"input_step_size": 0.15, "weight_step_size": 0.1}
-    for name, values in [("steps", (0, 1, 5)), ("restarts", (1, 2, 5))]:
-        found = [
-            batch_means(worst_case(network.logits, params, x, y, KEY, **common | {name: value}))
-            for value in values
-        ]
-        for few, many in itertools.pairwise(found):
-            assert (many >= few - 1e-12).all(), name
-        assert (found[-1] > found[0] + 1e-6).any(), name
+    apply_fn, params, x, y = linear_problem
+    few, many = (
+        batch_means(worst_case(apply_fn, params, x, y, KEY, **SETTINGS | ZEROS | settings))
+        for settings in (fewer, {})
+    )
+    assert (many >= few - 1e-12).all()
+    assert (many > few + 1e-6).any()
 
 
 def test_iterates_stay_in_both_balls_and_in_the_box(problem):
-    network, params, x, y = problem
+    apply_fn, params, x, y = problem
     seen = []
 
     def watched(params, x):
         jax.debug.callback(lambda *point: seen.append(jax.device_get(point)), params, x)
-        return network.logits(params, x)
+        return apply_fn(params, x)
 
-    worst_case(
-        watched, params, x[:4], y[:4], KEY, reference=np.zeros(4),
-        **SETTINGS | {"steps": 6, "input_step_size": 0.07, "weight_step_size": 0.03},
-    )  # fmt: skip
+    settings = SETTINGS | {"steps": 6, "reference": np.zeros(4)}
+    worst_case(watched, params, x[:4], y[:4], KEY, **settings)
     jax.effects_barrier()
-    assert len(seen) >= 2 * 7
+    assert len(seen) >= 3 * 7
     furthest = 0.0
-    for moved, inputs in seen:
-        assert (np.abs(inputs - x[:4]) <= 0.1 + 1e-12).all()
-        assert (inputs >= -1e-12).all()
-        assert (inputs <= 1 + 1e-12).all()
-        np.testing.assert_array_equal(moved["norm"]["scale"], params["norm"]["scale"])
+    for moved, inputs in seen:  # in float32, as callbacks get them
+        assert (np.abs(inputs - x[:4]) <= 0.1 + 1e-6).all()
+        assert (inputs >= -1e-6).all()
+        assert (inputs <= 1 + 1e-6).all()
+        np.testing.assert_allclose(moved["norm"]["scale"], params["norm"]["scale"], rtol=1e-6)
         for layer in ("hidden", "out"):
             for name, w in params[layer].items():
                 distance = np.linalg.norm(moved[layer][name] - w) / np.linalg.norm(w)
-                assert distance <= 0.05 * (1 + 1e-9)
+                assert distance <= 0.05 * (1 + 1e-4)
                 furthest = max(furthest, distance)
     assert furthest > 0.0499  # the weights did come to the border
 
@@ -153,106 +161,107 @@ def test_layers_without_gradient_or_without_weights_make_no_nan(problem, tanh_ne
         return tanh_network.logits(params, shifted) + dead
 
     params = params | {"dead": {"kernel": np.ones((48, 4))}, "zero": {"bias": np.zeros(3)}}
-    found = worst_case(logits, params, x, y, KEY, **SETTINGS)
+    found = worst_case(logits, params, x, y, KEY, **SETTINGS | ZEROS)
     assert np.isfinite(found.samples).all()
-    assert found.value > 0
 
 
-def test_a_flat_loss_is_flat(problem):
+def test_a_flat_loss_is_flat(linear_problem):
     """Nowhere a gradient, for weights or inputs."""
-    _, params, x, y = problem
-    for threat in (linf(0.1), l2(0.1), None):
+    _, params, x, y = linear_problem
+    for threat in (l2(0.1), None):
         found = worst_case(
-            lambda params, x: jnp.zeros((x.shape[0], 4)), params, x, y, KEY,
+            lambda params, x: jnp.zeros((x.shape[0], 4)),
+            params,
+            x,
+            y,
+            KEY,
             **SETTINGS | {"threat": threat},
-        )  # fmt: skip
+        )
         assert found.value == 0
         np.testing.assert_allclose(found.samples, np.log(4))
 
 
-def test_a_ball_without_radius_is_flat_for_the_clean_loss(problem):
-    network, params, x, y = problem
+def test_a_ball_without_radius_is_flat_for_the_clean_loss(linear_problem):
+    apply_fn, params, x, y = linear_problem
     settings = SETTINGS | {"ball": RelativeBall(0.0), "threat": None}
-    found = worst_case(network.logits, params, x, y, KEY, **settings)
+    found = worst_case(apply_fn, params, x, y, KEY, **settings)
     np.testing.assert_allclose(found.samples[0], found.reference_losses, rtol=1e-12)
     assert abs(found.value) < 1e-12
 
 
-def test_a_ball_without_radius_leaves_the_attack_on_the_inputs(problem):
+def test_a_ball_without_radius_leaves_the_attack_on_the_inputs(linear_problem):
     """With one example a batch that is PGD from the same random starts."""
-    network, params, x, y = problem
+    apply_fn, params, x, y = linear_problem
     settings = SETTINGS | {"ball": RelativeBall(0.0), "batch_size": 1}
     _, input_key, _ = jax.random.split(KEY, 3)
-    attack = PGD(linf(0.1), steps=4, step_size=0.05, restarts=2)
-    pgd = reference(network.logits, params, x, y, input_key, attack=attack, batch_size=1)
-    found = worst_case(network.logits, params, x, y, KEY, **settings, reference=pgd)
+    attack = PGD(linf(0.1), steps=4, step_size=0.15, restarts=3)
+    pgd = reference(apply_fn, params, x, y, input_key, attack=attack, batch_size=1)
+    found = worst_case(apply_fn, params, x, y, KEY, **settings, reference=pgd)
     np.testing.assert_allclose(found.samples[0], pgd, rtol=1e-9)
     assert abs(found.value) < 1e-9
 
 
-@pytest.mark.parametrize("s", [0.5, 2.0])
 @pytest.mark.parametrize("threat", [None, linf(8 / 255)])
-def test_scaling_convolutions_changes_nothing(residual_network, threat, s):
+def test_scaling_convolutions_changes_nothing(residual_network, threat):
     """Fig. F and Tab. A: all convolutions are followed by batch normalisation."""
-    (apply_fn, params, x, y), (scaled_fn, scaled, *_) = residual_network(1.0), residual_network(s)
-    settings = SETTINGS | {"threat": threat, "steps": 2}
-    found = worst_case(apply_fn, params, x, y, KEY, **settings)
-    other = worst_case(scaled_fn, scaled, x, y, KEY, **settings)
-    np.testing.assert_allclose(other.samples, found.samples, rtol=1e-6)
-    np.testing.assert_allclose(other.value, found.value, rtol=1e-6)
-    assert found.value > 1e-2
+    settings = SETTINGS | {"threat": threat, "steps": 2, "reference": np.zeros(6)}
+    plain, half, double = (
+        worst_case(*residual_network(s), KEY, **settings) for s in (1.0, 0.5, 2.0)
+    )
+    np.testing.assert_allclose(half.samples, plain.samples, rtol=1e-6)
+    np.testing.assert_allclose(double.samples, plain.samples, rtol=1e-6)
 
 
 # What must not matter
 
 
-@pytest.mark.parametrize("threat", [None, linf(0.1), l2(0.5)])
-def test_devices_do_not_matter(problem, spread, threat):
-    network, params, x, y = problem
-    settings = SETTINGS | {"threat": threat, "batch_size": 8, "reference": np.zeros(10)}
+@pytest.mark.parametrize("threat", [None, linf(0.1)])
+def test_devices_do_not_matter(linear_problem, spread, threat):
+    apply_fn, params, x, y = linear_problem
+    settings = SETTINGS | ZEROS | {"threat": threat}
     found, expected = (
-        worst_case(network.logits, params, x, y, KEY, **settings, place=place)
+        worst_case(apply_fn, params, x, y, KEY, **settings, place=place)
         for place in (spread, jax.device_put)
     )
     np.testing.assert_allclose(found.samples, expected.samples, rtol=1e-9)
 
 
-def test_compiled_and_step_by_step_are_the_same(problem):
-    network, params, x, y = problem
+def test_compiled_and_step_by_step_are_the_same(linear_problem):
+    apply_fn, params, x, y = linear_problem
     found, other = (
-        worst_case(network.logits, params, x, y, KEY, **SETTINGS, compiled=compiled)
+        worst_case(apply_fn, params, x, y, KEY, **SETTINGS | ZEROS, compiled=compiled)
         for compiled in (True, False)
     )
     np.testing.assert_allclose(other.samples, found.samples, rtol=1e-9)
 
 
-def test_the_reference_can_be_given(problem):
-    network, params, x, y = problem
+def test_the_reference_can_be_given(linear_problem):
+    apply_fn, params, x, y = linear_problem
     given = np.arange(10.0)
-    found = worst_case(network.logits, params, x, y, KEY, **SETTINGS, reference=given)
+    found = worst_case(apply_fn, params, x, y, KEY, **SETTINGS, reference=given)
     np.testing.assert_array_equal(found.reference_losses, given)
-    own = worst_case(network.logits, params, x, y, KEY, **SETTINGS)
+    own = worst_case(apply_fn, params, x, y, KEY, **SETTINGS)
     np.testing.assert_array_equal(own.samples, found.samples)
-    attack = PGD(linf(0.1), steps=4, step_size=0.05, restarts=2)
+    attack = PGD(linf(0.1), steps=4, step_size=0.15, restarts=3)
     key = jax.random.split(KEY, 3)[2]
-    expected = reference(network.logits, params, x, y, key, attack=attack, batch_size=4)
+    expected = reference(apply_fn, params, x, y, key, attack=attack, batch_size=4)
     np.testing.assert_allclose(own.reference_losses, expected, rtol=1e-12)
 
 
-def test_tells_how_far_it_is(problem):
-    network, params, x, y = problem
+def test_tells_how_far_it_is(linear_problem):
+    apply_fn, params, x, y = linear_problem
     done = []
-    worst_case(network.logits, params, x, y, KEY, **SETTINGS, on_batch=done.append)
+    worst_case(apply_fn, params, x, y, KEY, **SETTINGS, on_batch=done.append)
     assert done == [4, 8, 10]
 
 
-def test_checkpoints_share_one_compilation(problem):
-    network, params, x, y = problem
+def test_checkpoints_share_one_compilation(linear_problem):
+    apply_fn, params, x, y = linear_problem
     traces, counts = [], []
 
     def logits(params, x):
         traces.append(1)
-        return network.logits(params, x)
+        return apply_fn(params, x)
 
     for s in (1.0, 0.9, 0.8):
         scaled = jax.tree.map(lambda w, s=s: s * w, params)
@@ -264,13 +273,13 @@ def test_checkpoints_share_one_compilation(problem):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": -1}, "steps >= 0 and restarts >= 1, got -1 and 2"),
+        ({"steps": -1}, "steps >= 0 and restarts >= 1, got -1 and 3"),
         ({"restarts": 0}, "steps >= 0 and restarts >= 1, got 4 and 0"),
         ({"reference": np.zeros(7)}, "reference has 7 losses for 10 examples"),
         ({"batch_size": 0}, "positive batch size"),
     ],
 )
-def test_bad_settings_are_told(problem, settings, message):
-    network, params, x, y = problem
+def test_bad_settings_are_told(linear_problem, settings, message):
+    apply_fn, params, x, y = linear_problem
     with pytest.raises(ValueError, match=message):
-        worst_case(network.logits, params, x, y, KEY, **SETTINGS | settings)
+        worst_case(apply_fn, params, x, y, KEY, **SETTINGS | settings)

@@ -1,0 +1,50 @@
+"""A workdir belongs to one training config."""
+
+import pytest
+
+from rfm import workdir
+from rfm.errors import UserError
+
+CONFIG = {"model": {"width": 4, "mean": (1, 2)}, "evaluation": {"steps": 1}}
+
+
+def test_claimed_once_and_recognised(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    workdir.claim(tmp_path, CONFIG)
+    assert workdir.read_config(tmp_path)["model"]["width"] == 4
+    assert workdir.read_config(tmp_path / "none") is None
+
+
+def test_measuring_may_change_and_training_may_not(tmp_path):
+    workdir.claim(tmp_path, CONFIG)
+    workdir.claim(tmp_path, {**CONFIG, "evaluation": {"steps": 2}})
+    assert workdir.read_config(tmp_path)["evaluation"] == {"steps": 2}
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"config\.model\.width is 4 there and 8 here"):
+        workdir.claim(tmp_path, {**CONFIG, "model": {"width": 8, "mean": (1, 2)}})
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_damaged_config_is_a_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        workdir.claim(tmp_path, CONFIG)
+
+
+def test_a_file_or_foreign_checkpoints_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        workdir.claim(tmp_path / "file", CONFIG)
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        workdir.claim(tmp_path / "other", CONFIG)
+
+
+def test_atomic_write_leaves_the_old_file_if_it_fails(tmp_path):
+    path = tmp_path / "a.json"
+    workdir.write_atomically(path, "old")
+    with pytest.raises(TypeError):
+        workdir.write_atomically(path, 3)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
