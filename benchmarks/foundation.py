@@ -63,13 +63,19 @@ def times(kind: str, width: int, options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     if options.render:
         report.render()
         return 0
     if options.check:
         return _check(options, console)
     rows = []
+
+    def say(line: str) -> None:
+        if line.startswith("warning"):
+            console.print(line)
+        status.update(line)
+
     with Status("", console=console) as status:
         for width in options.width:
             for kind in options.only:
@@ -83,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
                     chunk=options.chunk,
                 )
                 made = case(workload, (sys.executable, options.peer_python))
-                row = measure(made, repeats=options.repeats, say=status.update)
+                row = measure(made, repeats=options.repeats, say=say)
                 rows.append(row)
                 path = report.save([row])
     console.print(report.table(rows))

@@ -26,6 +26,7 @@ import importlib
 import json
 import math
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -113,7 +114,9 @@ def measure(
     """
     if repeats < 1:
         raise ValueError(f"need at least one repetition, got {repeats}")
-    load = os.getloadavg()[0]
+    busy = _busy()
+    if busy > 0.05:
+        say(f"warning: others keep {busy:.0%} of the cores busy: these are not quiet timings")
     with contextlib.ExitStack() as stack:
         workers: dict[str, _Worker] = {}
         for name, side in case.sides.items():
@@ -133,7 +136,7 @@ def measure(
     return {
         "name": case.name,
         "unit": case.unit,
-        "load_average_before": load,
+        "busy_before": busy,
         "sides": {
             name: {
                 "about": worker.ready["about"],
@@ -143,6 +146,7 @@ def measure(
                 "units_per_call": units[name],
                 "first_call_seconds": first[name]["seconds"],  # all units of the call
                 "started_bytes": worker.ready["bytes"],
+                "first_call_bytes": first[name]["bytes"],  # with compilation
                 "peak_bytes": calls[name][-1]["bytes"],
                 **_of_side(calls[name], units[name]),
             }
@@ -166,6 +170,18 @@ def ratio(first: list[float], second: list[float]) -> dict[str, Any]:
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _busy(seconds: float = 1.0) -> float:
+    """Share of all cores' time that is used while this process sleeps; 0 if unknown."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return 0.0
+    before = [int(v) for v in path.read_text().split("\n")[0].split()[1:9]]
+    time.sleep(seconds)
+    after = [int(v) for v in path.read_text().split("\n")[0].split()[1:9]]
+    spent = [b - a for a, b in zip(before, after, strict=True)]
+    return 1 - (spent[3] + spent[4]) / max(sum(spent), 1)  # idle and waiting for disks
 
 
 def _of_side(calls: list[dict[str, Any]], units: int) -> dict[str, Any]:
@@ -247,7 +263,9 @@ def _serve(target: str, settings: dict[str, Any]) -> None:
     peak = job.device_peak or _peak_of_process
     memory = "device" if job.device_peak else "process"
     answer(units=job.units, about=dict(job.about), memory=memory, bytes=peak())
-    for _ in sys.stdin:
+    for number, _ in enumerate(sys.stdin):
+        if number == 1 and not job.device_peak:
+            _forget_peak()
         cpu, start = time.process_time(), time.perf_counter()
         value = job.call()
         seconds = time.perf_counter() - start
@@ -256,9 +274,19 @@ def _serve(target: str, settings: dict[str, Any]) -> None:
 
 
 def _peak_of_process() -> int:
-    """Largest resident set of this process so far, bytes."""
+    """Largest resident set of this process, since the start or `_forget_peak`, bytes."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    if found:
+        return 1024 * int(found[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _forget_peak() -> None:
+    """After the first call: what compilation took is not what the work takes (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A slice of CIFAR-10 that a laptop can finish: ``--config configs/cifar10_small.py:METHOD``.
 
-A narrow residual network on the first 5,000 training images. About ten minutes on two
-CPU cores; the numbers of a real run are in the README.
+A narrow residual network on the first 5,000 training images: 23 minutes of CPU time, so a
+quarter of an hour on two cores. The README has the numbers of a real run (Err 61.4, RErr
+74.6, RLoss 2.01).
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +10,7 @@ from rfm.configs import base, methods
 
 
 def get_config(method: str = "at") -> ConfigDict:
-    """A ten-minute run of `method`."""
+    """A run of `method` that a laptop finishes."""
     config = base.get_config()
     config.data.train_examples = 5000
     config.model.update(name="resnet8", width=16)

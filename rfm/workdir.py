@@ -36,6 +36,18 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
     Raises:
       UserError: it belongs to a config that trains another model; nothing is changed.
     """
+    check(workdir, config)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    if read_config(workdir) != json.loads(text):  # else it may be one that is read-only
+        write_atomically(workdir / "config.json", text)
+
+
+def check(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Checks that `workdir` can be, or is, that of `config`.
+
+    Raises:
+      UserError: it cannot.
+    """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
     stored = read_config(workdir)
@@ -49,9 +61,6 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
             )
     elif workdir.exists() and (workdir / "checkpoints").exists():
         raise UserError(f"workdir {workdir} has checkpoints but no config.json; give another one")
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    if stored != json.loads(text):  # a finished run can be read where nothing can be written
-        write_atomically(workdir / "config.json", text)
 
 
 @contextlib.contextmanager
@@ -99,7 +108,11 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes `text`; whoever reads sees the old file or the new one, never a part."""
+    """Writes `text`; whoever reads sees the old file or the new one, never a part.
+
+    Raises:
+      OSError: it cannot be written; the old file is kept.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -108,6 +121,8 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:  # Python does not say where there is no space
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

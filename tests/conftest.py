@@ -17,7 +17,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", 4)
 
-hypothesis.settings.register_profile("rfm", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile(
+    "rfm", deadline=None, derandomize=True, database=None, max_examples=50
+)
 hypothesis.settings.load_profile("rfm")
 
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "cifar10_small.npz"

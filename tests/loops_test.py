@@ -104,7 +104,9 @@ def test_the_network_is_looked_at_once_per_shape():
         assert len(traces) == 2
 
 
-def test_an_ordinary_network_gives_the_same_result_compiled_and_step_by_step(crops, x64):
+def test_an_ordinary_network_gives_the_same_result_compiled_and_step_by_step(
+    crops, x64, quick_compilation
+):
     x, y = crops(4, 8)
     x = x.astype(np.float64)
     network = logits_fn(Ordinary(), x)

@@ -8,8 +8,12 @@ does none of it.
 import sys
 from collections.abc import Sequence
 
+from jax.errors import JaxRuntimeError
+
+from rfm.cli.config import resolve
 from rfm.cli.environment import arrange
-from rfm.cli.parser import make_parser, split_overrides
+from rfm.cli.parser import parse
+from rfm.cli.signals import Stop
 from rfm.errors import UserError
 
 
@@ -19,14 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: training failed (the loss is not finite). 2: something the user gave is
     wrong, told in one line. 130 and 143: stopped by SIGINT or SIGTERM, state saved.
     """
-    parser = make_parser()
-    known, rest = parser.parse_known_args(arguments)
+    stop = Stop()
+    stop.install()
     try:
-        overrides = split_overrides(rest)
+        known = parse(sys.argv[1:] if arguments is None else arguments)
+        if known.verb != "data":
+            known.config, known.workdir = resolve(known.config, known.workdir, known.overrides)
         arrange()
-        from rfm.cli import verbs
+        from rfm.cli import verbs  # a second of imports, which a wrong flag need not wait for
 
-        return verbs.VERBS[known.verb](known, overrides)
+        return verbs.VERBS[known.verb](known, stop)
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
@@ -34,6 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror}; what was saved before is kept")
+    except (JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        what = str(error).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()
+        return _fail(
+            f"out of memory ({what[0] if what else 'on the host'}): lower config.model.width or"
+            " config.train.batch_size, and for measures config.evaluation.batch_size or .chunk"
+        )
 
 
 def _fail(message: str) -> int:

@@ -2,8 +2,7 @@
 
 import difflib
 import importlib.util
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,19 @@ from ml_collections import ConfigDict, config_flags
 
 import rfm.configs
 from rfm import workdir as workdirs
+from rfm.configs import base
 from rfm.errors import UserError
 
 _SHIPPED = Path(rfm.configs.__file__).parent
+_NOT_RUN = ("__init__", "base", "methods")
 _DEFAULT = "digits"
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a tuple such as (1, 2)",
+}
 
 
 def resolve(
@@ -31,83 +39,121 @@ def resolve(
     Raises:
       UserError: no such file, method or field, or a value of the wrong type.
     """
-    if workdir and spec is None and (stored := workdirs.read_config(Path(workdir))):
-        return _override(ConfigDict(_with_tuples(stored)), overrides), Path(workdir)
-    config, default = _load(spec or _DEFAULT)
-    return _override(config, overrides), Path(workdir or default)
+    stored = workdirs.read_config(Path(workdir)) if workdir and spec is None else None
+    if workdir and stored is not None:
+        config, default, source = ConfigDict(_with_tuples(stored)), workdir, workdir
+    else:
+        config, default, source = _load(spec or _DEFAULT)
+    _check_fields(config, f"config of {source}")
+    for override in overrides:
+        _override(config, override)
+    return config, Path(workdir or default.format(name=config.name))
 
 
-def _load(spec: str) -> tuple[ConfigDict, str]:
-    name, _, method = spec.partition(":")
-    path = _find(name)
+def _load(spec: str) -> tuple[ConfigDict, str, str]:
+    """The config, a template of its default workdir, and its file."""
+    path, method = _find(spec)
+    found = importlib.util.spec_from_file_location(f"rfm_config_{path.stem}", path)
+    if found is None or found.loader is None:
+        raise UserError(f"config {path} is not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(found)
     try:
-        found = importlib.util.spec_from_file_location(f"rfm_config_{path.stem}", path)
-        assert found is not None
-        assert found.loader is not None
-        module = importlib.util.module_from_spec(found)
         found.loader.exec_module(module)
         config = module.get_config(method) if method else module.get_config()
     except UserError:
         raise
-    except Exception as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
+        if isinstance(error, AttributeError) and not hasattr(module, "get_config"):
+            raise UserError(f"config {path} has no function get_config(method)") from None
         raise UserError(
             f"config {path} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config {path}: get_config must return an ml_collections.ConfigDict")
-    return config, f"runs/{path.stem}-{config.name}"
+    return config, f"runs/{path.stem}-{{name}}", str(path)
 
 
-def _find(name: str) -> Path:
+def _find(spec: str) -> tuple[Path, str]:
+    """The file and the method that ``--config`` means."""
+    if Path(spec).is_file():  # its name may have a colon
+        return Path(spec), ""
+    name, _, method = spec.partition(":")
     given = Path(name)
     if given.is_file():
-        return given
+        return given, method
     shipped = _SHIPPED / f"{given.stem}.py"
-    if given.parent in (Path("."), Path("configs")) and shipped.is_file():
-        return shipped
     names = sorted(p.stem for p in _SHIPPED.glob("*.py") if p.stem not in _NOT_RUN)
-    raise UserError(f"no config {name!r}; give a Python file or one of {', '.join(names)}")
+    if given.parent in (Path("."), Path("configs")) and given.stem in names:
+        return shipped, method
+    raise UserError(
+        f"no config {name!r}{_suggestion(given.stem, names)}; give a Python file or one of"
+        f" {', '.join(names)}"
+    )
 
 
-_NOT_RUN = ("__init__", "base", "methods")
+def _check_fields(config: ConfigDict, source: str) -> None:
+    """Has the config all fields of `rfm.configs.base`, of their types, and no others?"""
+    expected, found = _fields(base.get_config()), _fields(config)
+    for name in expected:
+        if name not in found:
+            raise UserError(f"{source} lacks the field {name}; start from rfm.configs.base")
+    for name, value in found.items():
+        if name not in expected:
+            hint = _suggestion(name, expected)
+            raise UserError(f"{source} has a field {name} that rfm does not know{hint}")
+        _check_type(f"{source}: config.{name}", value, expected[name])
 
 
-def _override(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+def _check_type(what: str, value: Any, expected: Any) -> None:
+    allowed = (int, float) if isinstance(expected, float) else type(expected)
+    if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(expected, bool):
+        raise UserError(f"{what} must be {_KINDS[type(expected)]}, got {value!r}")
+    if isinstance(value, tuple):
+        for entry in value:
+            _check_type(f"{what}: each entry", entry, expected[0])
+
+
+def _override(config: ConfigDict, override: str) -> None:
+    """Changes one field."""
     fields = _fields(config)
-    for override in overrides:
-        field = override.removeprefix("--config.").partition("=")[0]
-        if field not in fields:
-            close = difflib.get_close_matches(field, fields, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"no field config.{field}{hint}")
-    values = flags.FlagValues()
-    arguments = ["rfm", *overrides]
+    name, _, text = override.removeprefix("--config.").partition("=")
+    if name not in fields:
+        within = [field for field in fields if field.startswith(f"{name}.")]
+        if within:
+            raise UserError(f"config.{name} is a section; give one of {', '.join(within)}")
+        raise UserError(f"no field config.{name}{_suggestion(name, fields, 'config.')}")
+    values, arguments = flags.FlagValues(), ["rfm", override]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+    old = fields[name]
     try:
         values(arguments)
-    except (flags.Error, TypeError, ValueError, AttributeError) as error:
-        raise UserError(str(error)) from None
-    overridden: ConfigDict = values.config
-    return overridden
+    except (flags.Error, TypeError, ValueError, AttributeError):
+        kind = _KINDS[type(old)]
+        raise UserError(f"config.{name} must be {kind}, got {text!r}") from None
+    _check_type(f"config.{name}", _fields(config)[name], _fields(base.get_config())[name])
 
 
-def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
-    names = []
+def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    fields: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict):
-            names += _fields(value, f"{prefix}{key}.")
+            fields.update(_fields(value, f"{prefix}{key}."))
         else:
-            names.append(prefix + key)
-    return names
+            fields[f"{prefix}{key}"] = value
+    return fields
+
+
+def _suggestion(word: str, words: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _with_tuples(stored: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has lists where configs have tuples."""
-    decoded: dict[str, Any] = json.loads(json.dumps(stored))
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: convert(v) for k, v in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return {k: convert(v) for k, v in decoded.items()}
+    return {k: convert(v) for k, v in stored.items()}

@@ -1,8 +1,12 @@
 """What must be set before JAX starts its back end."""
 
+import logging
 import os
+import sys
+import threading
 import warnings
 from pathlib import Path
+from types import TracebackType
 
 import jax
 
@@ -28,5 +32,24 @@ def arrange() -> None:
     if not jax.config.values.get("jax_compilation_cache_dir"):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rfm" / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     warnings.filterwarnings("ignore", module="jax._src.compilation_cache")
+    _quieten_threads()
+
+
+def _quieten_threads() -> None:
+    """Mutes what Orbax's and TensorStore's threads print when they fail.
+
+    Each failure comes again, as an exception, where its result is waited for: a damaged
+    or unwritable checkpoint is to be one line, not pages. Failures of the main thread,
+    where all of `rfm` runs, are shown as ever.
+    """
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if threading.current_thread() is threading.main_thread():
+            sys.__excepthook__(kind, error, trace)
+
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.excepthook = show
+    sys.unraisablehook = lambda failure: None
+    threading.excepthook = lambda failure: None

@@ -1,7 +1,10 @@
 """The flags, and help that reads like documentation."""
 
 import argparse
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from rfm.errors import UserError
 from rfm.version import __version__
@@ -31,9 +34,40 @@ exit status:
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; overrides of config fields are left over."""
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line instead of the usage and a line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags of a verb, and as `overrides` those of the config's fields.
+
+    Raises:
+      UserError: a verb or a flag is wrong; suggests what may have been meant.
+    """
+    parser, verbs = _make_parsers()
+    verb = next((word for word in arguments if not word.startswith("-")), None)
+    if verb is not None and verb not in verbs:
+        raise UserError(f"no verb {verb!r}{_suggestion(verb, verbs)}; see rfm --help")
+    known, rest = parser.parse_known_args(arguments)
+    flags = re.findall(r"--[\w-]+", verbs[known.verb].format_usage())
+    known.overrides = _split_overrides(rest, flags)
+    for flag in ("config", "workdir", "data_dir"):
+        if getattr(known, flag, None) == "":
+            raise UserError(f"--{flag.replace('_', '-')} is empty; leave it out or give a value")
+    if known.verb == "data" and known.overrides:
+        raise UserError(f"unknown flag {known.overrides[0]!r}; rfm data takes no config")
+    return known
+
+
+def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line, and those of the verbs.
+
+    Overrides of config fields are left over.
+    """
+    parser = _Parser(
         prog="rfm",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -106,15 +140,11 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("prepare", "show"))
     data.add_argument("name", metavar="NAME", help="e.g. cifar10, tfds:cifar10, digits, my.npz")
     data.add_argument("--data-dir", metavar="DIR", help="folder of TFDS (default: TFDS's own)")
-    return parser
+    return parser, dict(verbs.choices)
 
 
-def split_overrides(rest: Sequence[str]) -> list[str]:
-    """The leftover arguments, all of them overrides ``--config.FIELD=VALUE``.
-
-    Raises:
-      UserError: one of them is something else.
-    """
+def _split_overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The leftover arguments, all of them overrides ``--config.FIELD=VALUE``."""
     overrides: list[str] = []
     for argument in rest:
         awaits_value = bool(overrides) and "=" not in overrides[-1]
@@ -122,12 +152,20 @@ def split_overrides(rest: Sequence[str]) -> list[str]:
             overrides[-1] += f"={argument}"
         elif argument.startswith("--config."):
             overrides.append(argument)
+        elif argument.startswith("-"):
+            flag = argument.partition("=")[0]
+            raise UserError(f"unknown flag {flag}{_suggestion(flag, flags)}; see rfm VERB --help")
         else:
-            raise UserError(f"unknown flag {argument!r}; see rfm --help and rfm VERB --help")
+            raise UserError(f"unexpected argument {argument!r}; see rfm VERB --help")
     missing = [o for o in overrides if "=" not in o]
     if missing:
         raise UserError(f"{missing[0]} needs a value: {missing[0]}=VALUE")
     return overrides
+
+
+def _suggestion(word: str, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _measuring_flags(parser: argparse.ArgumentParser, *, snapshots: bool = True) -> None:

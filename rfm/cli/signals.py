@@ -1,8 +1,13 @@
 """SIGTERM and SIGINT: save first, then go."""
 
+import os
 import signal
 import sys
+import threading
 from types import FrameType
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Stop:
@@ -11,6 +16,9 @@ class Stop:
     Training asks ``requested()`` after each dispatch, when its state is whole. All other
     work writes each result as it is done, so it can be left at once. A second signal
     ends the process where it is.
+
+    Signals are read in a thread of their own: Python's handlers wait until compiled code
+    returns, and that can be minutes.
     """
 
     def __init__(self) -> None:
@@ -19,8 +27,12 @@ class Stop:
 
     def install(self) -> None:
         """Handles SIGTERM and SIGINT from now on."""
-        signal.signal(signal.SIGTERM, self._handle)
-        signal.signal(signal.SIGINT, self._handle)
+        arrived, sent = os.pipe()
+        os.set_blocking(sent, False)
+        signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
+        for number in _STOPPING:
+            signal.signal(number, _left_to_the_thread)
+        threading.Thread(target=self._watch, args=(arrived,), name="signals", daemon=True).start()
 
     def defer(self, deferred: bool) -> None:
         """Whether signals are requests to be asked for."""
@@ -35,9 +47,22 @@ class Stop:
         """The exit status that says which signal it was."""
         return 128 + self._number
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self._number = bool(self._number), number
-        if again or not self._deferred:
-            print("\nrfm: stopped; the same command goes on", file=sys.stderr)
-            raise SystemExit(self.status)
-        print("\nrfm: stopping after this dispatch...", file=sys.stderr)
+    def _watch(self, arrived: int) -> None:
+        while received := os.read(arrived, 1):
+            if received[0] in _STOPPING:
+                again, self._number = bool(self._number), received[0]
+                if again or not self._deferred:
+                    _say("stopped; the same command goes on")
+                    os._exit(self.status)
+                _say("stopping after this dispatch...")
+
+
+def _left_to_the_thread(number: int, frame: FrameType | None) -> None:
+    """Keeps the signal from doing what it does by default."""
+
+
+def _say(line: str) -> None:
+    # Straight to the descriptor: the main thread may hold the locks of the streams.
+    on_terminal = sys.stderr.isatty()
+    start = b"\n" + _SHOW_CURSOR if on_terminal else b""
+    os.write(2, start + f"rfm: {line}\n".encode())

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -11,9 +11,9 @@ from rich.console import Console
 from rfm import data, reporting
 from rfm import workdir as workdirs
 from rfm.cli.bars import Bars
-from rfm.cli.config import resolve
 from rfm.cli.signals import Stop
 from rfm.errors import UserError
+from rfm.evaluation.check import check_measures
 from rfm.evaluation.evaluate import evaluation_tasks
 from rfm.evaluation.measure_flatness import flatness_tasks
 from rfm.evaluation.tasks import Subject, carry_out
@@ -26,25 +26,38 @@ from rfm.training.metrics import best_snapshot, read_lines
 class _Command:
     """One call: its config, its workdir, and how it talks."""
 
-    def __init__(self, arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    def __init__(self, arguments: argparse.Namespace, stop: Stop) -> None:
         self.arguments = arguments
-        self.config: ConfigDict
-        self.config, self.workdir = resolve(arguments.config, arguments.workdir, overrides)
+        self.config: ConfigDict = arguments.config
+        self.workdir: Path = arguments.workdir
         self.console = Console()
-        self.stop = Stop()
-        self.stop.install()
+        self.errors = Console(stderr=True)
+        self.stop = stop
+
+    def build(self) -> Run:
+        workdirs.check(self.workdir, self.config.to_dict())  # before data are loaded
+        return build(self.config)
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
-        self.console.print(f"rfm: {line}", style="yellow", highlight=False)
+        self.errors.print(
+            f"rfm: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
 
     def train(self, run: Run) -> int:
-        self.stop.defer(True)
+        def tell(task: str, done: int, total: int, fields: Mapping[str, float]) -> None:
+            # From here on there is something to save.
+            self.stop.defer(True)
+            bars(task, done, total, fields)
+
         try:
             with Bars(self.console) as bars:
                 loop.train(
                     run,
                     self.workdir,
-                    progress=bars,
+                    progress=tell,
                     warn=self.warn,
                     should_stop=self.stop.requested,
                 )
@@ -56,27 +69,34 @@ class _Command:
             return 1
         finally:
             self.stop.defer(False)
-        return 0
+        return self.stop.status if self.stop.requested() else 0
 
-    def subjects(self, run: Run) -> list[Subject]:
-        """The checkpoint asked for, and all snapshots unless they are not wanted."""
-        workdirs.claim(self.workdir, self.config.to_dict())
+    def subjects(self, run: Run) -> Iterator[Subject]:
+        """The checkpoint asked for, then all snapshots unless they are not wanted."""
+        directory = self.workdir / "checkpoints"
+        if not directory.is_dir():
+            raise UserError(f"no checkpoint in {self.workdir}; run rfm train first")
         every = self.config.train.snapshot_every * run.steps_per_epoch
         like = run.initial_state()
-        with Checkpoints(self.workdir / "checkpoints", snapshot_steps=every) as checkpoints:
+        with Checkpoints(directory, snapshot_steps=every, read_only=True) as checkpoints:
             steps = checkpoints.steps()
             step = _which(self.arguments.checkpoint, run, self.workdir, steps)
             state = checkpoints.restore(step, like)
-            found = [Subject(run, state, self.arguments.checkpoint)]
-            if not getattr(self.arguments, "no_snapshots", True):
-                snapshots = [s for s in steps if s and (s % every == 0 or s == run.total_steps)]
-                found += [
-                    Subject(run, checkpoints.restore(s, like), str(s), snapshot=True)
-                    for s in snapshots
-                ]
-        return found
+            workdirs.claim(self.workdir, self.config.to_dict())
+            yield Subject(run, state, self.arguments.checkpoint)
+            if getattr(self.arguments, "no_snapshots", True):
+                return
+            for step in steps:
+                if step and (step % every == 0 or step == run.total_steps):
+                    try:
+                        state = checkpoints.restore(step, like)
+                    except UserError as error:
+                        self.warn(f"{error}; this snapshot is left out")
+                        continue
+                    yield Subject(run, state, str(step), snapshot=True)
 
     def measure(self, run: Run, *, with_flatness: bool) -> None:
+        check_measures(run)
         for subject in self.subjects(run):
             with Bars(self.console) as bars:
                 again = self.arguments.again
@@ -90,7 +110,7 @@ class _Command:
     def report(self) -> None:
         path = reporting.write_report(self.workdir)
         self.show_table()
-        self.console.print(f"report: {path.resolve()}", highlight=False, soft_wrap=True)
+        self.say(f"report: {path.resolve()}")
 
     def show_table(self) -> None:
         table = reporting.table(reporting.read_run(self.workdir).records)
@@ -98,14 +118,14 @@ class _Command:
             self.console.print(table.to_rich())
 
 
-def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    command = _Command(arguments, overrides)
-    run = build(command.config)
-    command.console.print(
+def _run(arguments: argparse.Namespace, stop: Stop) -> int:
+    command = _Command(arguments, stop)
+    run = command.build()
+    command.say(
         f"{command.config.name} on {run.dataset.name}, {run.mesh.size} x"
-        f" {run.mesh.devices.flat[0].device_kind}, workdir {command.workdir}",
-        highlight=False,
+        f" {run.mesh.devices.flat[0].device_kind}, workdir {command.workdir}"
     )
+    check_measures(run)
     if status := command.train(run):
         return status
     command.measure(run, with_flatness=True)
@@ -113,42 +133,38 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    command = _Command(arguments, overrides)
-    return command.train(build(command.config))
+def _train(arguments: argparse.Namespace, stop: Stop) -> int:
+    command = _Command(arguments, stop)
+    return command.train(command.build())
 
 
-def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    command = _Command(arguments, overrides)
+def _evaluate(arguments: argparse.Namespace, stop: Stop) -> int:
+    command = _Command(arguments, stop)
     _must_exist(command.workdir)
-    command.measure(build(command.config), with_flatness=False)
+    command.measure(command.build(), with_flatness=False)
     command.show_table()
     return 0
 
 
-def _flatness(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    command = _Command(arguments, overrides)
+def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
+    command = _Command(arguments, stop)
     _must_exist(command.workdir)
-    command.measure(build(command.config), with_flatness=True)
+    command.measure(command.build(), with_flatness=True)
     command.show_table()
     return 0
 
 
-def _report(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    command = _Command(arguments, overrides)
-    _must_exist(command.workdir)
-    command.report()
+def _report(arguments: argparse.Namespace, stop: Stop) -> int:
+    _Command(arguments, stop).report()
     return 0
 
 
-def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    if overrides:
-        raise UserError(f"unknown flag {overrides[0]!r}; rfm data takes no config")
+def _data(arguments: argparse.Namespace, stop: Stop) -> int:
     console = Console()
     if arguments.action == "prepare":
         name = arguments.name.removeprefix("tfds:")
         where = data.prepare(name, arguments.data_dir)
-        console.print(f"{name} is ready in {where}", highlight=False, soft_wrap=True)
+        console.print(f"{name} is ready in {where}", markup=False, highlight=False, soft_wrap=True)
         return 0
     found = data.load(arguments.name, data_dir=arguments.data_dir)
     height, width, channels = found.image_shape
@@ -156,12 +172,14 @@ def _data(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         f"{found.name}: {len(found.train_labels)} training and {len(found.test_labels)} test"
         f" images of {height}x{width}x{channels}, {found.classes} classes"
         f" ({', '.join(found.class_names)})",
+        markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     return 0
 
 
-VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
+VERBS: dict[str, Callable[[argparse.Namespace, Stop], int]] = {
     "run": _run,
     "train": _train,
     "evaluate": _evaluate,
@@ -174,6 +192,8 @@ VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
 def _must_exist(workdir: Path) -> None:
     if not os.path.isdir(workdir):
         raise UserError(f"no workdir {workdir}; make one with rfm train or rfm run")
+    if workdirs.read_config(workdir) is None:
+        raise UserError(f"{workdir} is no workdir: it has no config.json; rfm train makes one")
 
 
 def _which(name: str, run: Run, workdir: Path, steps: Sequence[int]) -> int:
@@ -188,7 +208,8 @@ def _which(name: str, run: Run, workdir: Path, steps: Sequence[int]) -> int:
             )
         return steps[-1]
     if name == "best":
-        best = best_snapshot(read_lines(workdir / "metrics.jsonl"))
+        lines = read_lines(workdir / "metrics.jsonl")
+        best = best_snapshot([line for line in lines if line["step"] in steps])
         if best is None:
             raise UserError(f"no snapshot in {workdir} has been validated yet; train on")
         return int(best["step"])

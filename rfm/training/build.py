@@ -23,6 +23,7 @@ from rfm.attacks import PGD
 from rfm.data.augment import FlipAndCrop
 from rfm.devices import AXIS, make_mesh, replicate
 from rfm.errors import UserError
+from rfm.training import limits
 from rfm.training.adversary import Adversary, Attack, NoAdversary
 from rfm.training.dispatch import steps_per_epoch
 from rfm.training.objective import CrossEntropy, Objective
@@ -87,12 +88,17 @@ def build(config: ml_collections.ConfigDict) -> Run:
     Raises:
       UserError: a field of the config has no sensible value; says which and why.
     """
-    check(config)
+    limits.check(config)
     dataset = rfm_data.load(
         config.data.source,
         data_dir=config.data.dir or None,
         train_examples=config.data.train_examples or None,
     )
+    if config.data.crop > min(dataset.image_shape[:2]):
+        raise UserError(
+            f"config.data.crop must be at most {min(dataset.image_shape[:2])}, the size of the"
+            f" images, got {config.data.crop}"
+        )
     mean, std = dataset.pixel_statistics()
     make_model = functools.partial(
         models.create,
@@ -109,6 +115,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
         in_epoch = steps_per_epoch(len(dataset.train_labels), config.train.batch_size)
     except ValueError as error:
         raise UserError(f"config.train.batch_size: {error}") from None
+    limits.check_steps(in_epoch * config.train.epochs)
     schedule = _schedule(config.optimiser, in_epoch)
     method = Method(
         augmentation=_augmentation(config.data),
@@ -149,20 +156,6 @@ def attack(config: ml_collections.ConfigDict, field: str) -> PGD:
         )
     except ValueError as error:
         raise UserError(f"{field}: {error}") from None
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-    """Counts that must be positive are.
-
-    Raises:
-      UserError: one is not.
-    """
-    positive = ("epochs", "batch_size", "snapshot_every", "steps_per_dispatch")
-    for name in positive:
-        if config.train[name] < 1:
-            raise UserError(f"config.train.{name} must be at least 1, got {config.train[name]}")
-    if config.data.crop < 0:
-        raise UserError(f"config.data.crop must be at least 0, got {config.data.crop}")
 
 
 def _augmentation(config: ml_collections.ConfigDict) -> FlipAndCrop | None:

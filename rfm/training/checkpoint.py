@@ -7,11 +7,15 @@ used. The two latest are kept for resuming, and all snapshots (every so many epo
 for early stopping and for measures through training.
 """
 
+import contextlib
+import errno
 import itertools
 import logging
+import os
+import re
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,8 @@ class Checkpoints:
       read_only: only read; nothing in `directory` is made, changed or cleaned up.
     """
 
-    def __init__(
-        self, directory: Path, *, snapshot_steps: int, read_only: bool = False
-    ) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)
+    def __init__(self, directory: Path, *, snapshot_steps: int, read_only: bool = False) -> None:
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # all of it arrives as exceptions
         self._directory = directory.absolute()
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -61,23 +63,29 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._writing():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints that are complete, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: TrainState) -> None:
-        """Writes `state` in the background; returns when the state may be donated."""
+        """Writes `state` in the background; returns when the state may be donated.
+
+        Raises:
+          UserError: there is no room for it, or for the one before; those that were
+            complete are kept. The last one may also fail on leaving the context.
+        """
         state = copy_state(state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(_checksums(state))
-            ),
-            force=True,
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(_checksums(state))
         )
+        with self._writing():
+            self._manager.save(step, args=args, force=True)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The checkpoint of `step`, laid out over devices as `like`.
@@ -122,9 +130,9 @@ class Checkpoints:
             except UserError as error:
                 damaged[step] = error
                 continue
-            for other, error in damaged.items():
+            for other, reason in damaged.items():
                 moved = self._set_aside(other)
-                warn(f"{error}; moved to {moved}, using the one of step {step}")
+                warn(f"{reason}; moved to {moved}, using the one of step {step}")
             return state
         if damaged:
             raise UserError(
@@ -132,6 +140,21 @@ class Checkpoints:
                 f" ({next(iter(damaged.values()))})"
             )
         return None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says in one line what the operating system has against writing."""
+        try:
+            yield
+        except Exception as error:  # TensorStore has ValueErrors for it
+            known = {os.strerror(code) for code in errno.errorcode}
+            reasons = [reason for reason in known if reason in str(error)]
+            if not reasons:
+                raise
+            raise UserError(
+                f"cannot write a checkpoint to {self._directory}: {reasons[0]}; those written"
+                " before are kept, and the same command goes on from there"
+            ) from error
 
     def _set_aside(self, step: int) -> Path:
         damaged = self._directory.parent / "damaged"
@@ -152,4 +175,6 @@ def _checksums(tree: PyTree) -> dict[str, int]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # TensorStore appends a page of JSON.
+    return re.split(r"\.? See full TensorStore| \[tensorstore_spec", line)[0][:200]

@@ -61,16 +61,21 @@ def train(
       The final state.
 
     Raises:
-      UserError: the workdir belongs to another config, or no checkpoint is whole.
+      UserError: the workdir belongs to another config, another process trains in it, no
+        checkpoint is whole, or there is no room for one.
       NotFinite: the loss is not finite; the last good state is kept as a checkpoint.
       Interrupted: `should_stop` said so.
     """
+    workdirs.check(workdir, run.config.to_dict())
+    # What is wrong with a config shows here at the latest, before a workdir is claimed.
+    validate, state = _validator(run), run.initial_state()
     workdirs.claim(workdir, run.config.to_dict())
     config = run.config.train
-    validate = _validator(run)
     snapshot_steps = config.snapshot_every * run.steps_per_epoch
-    with Checkpoints(workdir / "checkpoints", snapshot_steps=snapshot_steps) as checkpoints:
-        state = run.initial_state()
+    with (
+        workdirs.locked(workdir),
+        Checkpoints(workdir / "checkpoints", snapshot_steps=snapshot_steps) as checkpoints,
+    ):
         restored = checkpoints.restore_latest(state, warn)
         if restored is None:
             checkpoints.save(0, state)
@@ -84,7 +89,7 @@ def train(
             run.network,
             run.mesh,
             batch_size=config.batch_size,
-            longest=config.steps_per_dispatch,
+            longest=min(config.steps_per_dispatch, run.steps_per_epoch),
         )
         examples = run.dataset.train_images, run.dataset.train_labels
         data = TrainBatch(*replicate(examples, run.mesh))

@@ -60,12 +60,8 @@ def test_pixel_statistics_are_those_of_the_pixels(arrays, channels):
 
 def test_pixel_statistics_cover_more_images_than_one_chunk(arrays):
     # 2560 images: chunks of 1000 with a remainder, each with pixels of its own.
-    images = np.concatenate(
-        [np.roll(arrays["x_train"], k) // (k + 1) for k in range(10)]
-    )
-    dataset = from_arrays(
-        "large", **{**arrays, "x_train": images, "y_train": np.arange(2560) % 10}
-    )
+    images = np.concatenate([np.roll(arrays["x_train"], k) // (k + 1) for k in range(10)])
+    dataset = from_arrays("large", **{**arrays, "x_train": images, "y_train": np.arange(2560) % 10})
     mean, std = dataset.pixel_statistics()
     n = images.size // 3
     total = images.sum((0, 1, 2), dtype=np.int64)

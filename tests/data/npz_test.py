@@ -61,9 +61,7 @@ def test_pickled_objects_are_refused_and_never_loaded(tmp_path, arrays, key):
     sprung = tmp_path / "sprung"
     trap = np.array([Trap(sprung), None], dtype=object)
     np.savez(tmp_path / "trap.npz", **{**arrays, key: trap})
-    with pytest.raises(
-        UserError, match=f"trap.npz: {key} holds pickled Python objects"
-    ):
+    with pytest.raises(UserError, match=f"trap.npz: {key} holds pickled Python objects"):
         npz.read(str(tmp_path / "trap.npz"))
     assert not sprung.exists()
 

@@ -31,9 +31,7 @@ def test_digits_are_scikit_learns_in_their_order():
 def test_digits_are_tested_on_other_writers():
     # The numbers in the docstring of `digits`: shuffling hides two thirds of the error.
     def error(x_train, y_train, x_test, y_test):
-        classifier = KNeighborsClassifier(1).fit(
-            x_train.reshape(len(x_train), -1), y_train
-        )
+        classifier = KNeighborsClassifier(1).fit(x_train.reshape(len(x_train), -1), y_train)
         return 1 - classifier.score(x_test.reshape(len(x_test), -1), y_test)
 
     d = load("digits")

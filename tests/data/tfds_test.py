@@ -39,9 +39,7 @@ def _png(image: np.ndarray) -> io.BytesIO:
     return buffer
 
 
-def _write(
-    data_dir, arrays, id_format="{split}_{number:05d}", splits=("train", "test")
-):
+def _write(data_dir, arrays, id_format="{split}_{number:05d}", splits=("train", "test")):
     """Prepares a shuffled data set "tiny"; returns the order it was written in."""
     features = {
         "image": tfds.features.Image(shape=(32, 32, 3)),
@@ -123,16 +121,12 @@ def test_train_examples_must_exist(tiny, count):
 
 
 @pytest.mark.parametrize("id_format", [None, "{split}", "{number:02x}"])
-def test_without_numbers_the_order_of_the_files_stays_and_is_said(
-    tmp_path, arrays, id_format
-):
+def test_without_numbers_the_order_of_the_files_stays_and_is_said(tmp_path, arrays, id_format):
     _, orders = _write(tmp_path, arrays, id_format=id_format)
     with pytest.warns(UserWarning, match="tfds:tiny has no numbered `id`"):
         dataset = load("tfds:tiny", data_dir=str(tmp_path))
     assert not dataset.original_order
-    np.testing.assert_array_equal(
-        dataset.train_images, arrays["x_train"][orders["train"]]
-    )
+    np.testing.assert_array_equal(dataset.train_images, arrays["x_train"][orders["train"]])
 
 
 @given(

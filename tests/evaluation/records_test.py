@@ -33,7 +33,9 @@ def test_protocol_says_where_it_was_made(tmp_path):
 
 
 def test_not_finite_numbers_become_null(tmp_path):
-    path = records.write(tmp_path, {**HEAD, "values": {"a": float("nan"), "b": [1.0, float("inf")]}})
+    path = records.write(
+        tmp_path, {**HEAD, "values": {"a": float("nan"), "b": [1.0, float("inf")]}}
+    )
     assert json.loads(path.read_text())["values"] == {"a": None, "b": [1.0, None]}
 
 
@@ -48,7 +50,11 @@ def test_description_of_an_attack_has_what_changes_the_result():
     attack = rfm.attacks.PGD(rfm.threat.linf(0.1), steps=20, step_size=0.01, restarts=10)
     described = records.describe_attack(attack)
     assert described["threat"] == {"norm": "linf", "epsilon": 0.1}
-    assert (described["name"], described["steps"], described["loss"]) == ("pgd", 20, "cross_entropy")
+    assert (described["name"], described["steps"], described["loss"]) == (
+        "pgd",
+        20,
+        "cross_entropy",
+    )
     chunked = dataclasses.replace(attack, chunk=64, compiled=False)
     assert records.describe_attack(chunked) == described
     assert json.loads(json.dumps(described)) == described

@@ -17,8 +17,12 @@ def linear():
     data = np.load("tests/fixtures/cifar10_small.npz")
     images, labels = data["x_train"], data["y_train"].astype(np.int32)
     x = images.reshape(len(images), -1) / 255.0
-    weights = np.linalg.lstsq(x.T @ x + 30 * np.eye(x.shape[1]), x.T @ np.eye(10)[labels], rcond=None)[0]
-    model = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, jnp.asarray(3 * weights, jnp.float32))
+    weights = np.linalg.lstsq(
+        x.T @ x + 30 * np.eye(x.shape[1]), x.T @ np.eye(10)[labels], rcond=None
+    )[0]
+    model = jax.tree_util.Partial(
+        lambda w, x: x.reshape(len(x), -1) @ w, jnp.asarray(3 * weights, jnp.float32)
+    )
     return model, 3 * weights, images, labels
 
 
@@ -76,7 +80,13 @@ def test_batches_do_not_matter(linear):
     model, _, images, labels = linear
     results = [
         attacked(
-            model, images[:40], labels[:40], jax.random.key(3), attack=attack(), keep=40, batch_size=b
+            model,
+            images[:40],
+            labels[:40],
+            jax.random.key(3),
+            attack=attack(),
+            keep=40,
+            batch_size=b,
         )
         for b in (40, 16, 7)
     ]

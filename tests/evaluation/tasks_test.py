@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from rfm.configs import digits
 
 import rfm
-from rfm.configs import digits
 from rfm.data.augment import to_float
 from rfm.devices import make_mesh
 from rfm.evaluation.evaluate import evaluation_tasks
@@ -23,7 +23,9 @@ def subject():
     config = digits.get_config()
     config.data.train_examples = 160
     config.model.width = 4
-    config.evaluation.update(examples=24, steps=2, restarts=2, batch_size=16, clean_train_examples=50)
+    config.evaluation.update(
+        examples=24, steps=2, restarts=2, batch_size=16, clean_train_examples=50
+    )
     config.flatness.average.update(samples=2, steps=2)
     config.flatness.worst.update(steps=2, restarts=2)
     config.snapshots.update(examples=16, steps=1, average_samples=2)
@@ -61,7 +63,9 @@ def test_values_are_those_of_the_functions(subject, measured):
     assert not (robust & ~correct).any()
     values = test["values"]
     n = values["rloss_correct"]["examples"]
-    split = (n * (values["rloss_correct"]["value"] or 0)) + (24 - n) * values["rloss_incorrect"]["value"]
+    split = (n * (values["rloss_correct"]["value"] or 0)) + (24 - n) * values["rloss_incorrect"][
+        "value"
+    ]
     assert values["rloss"]["value"] == pytest.approx(split / 24)
 
 
@@ -75,7 +79,9 @@ def test_flatness_subtracts_the_evaluations_losses(subject, measured):
     ]
     for record in flat:
         values = record["values"]
-        assert record["per_example"]["reference"] == pytest.approx(test["per_example"][record["loss"]])
+        assert record["per_example"]["reference"] == pytest.approx(
+            test["per_example"][record["loss"]]
+        )
         difference = values["perturbed"]["value"] - values["reference"]["value"]
         assert values["flatness"]["value"] == pytest.approx(difference, abs=1e-9)
         assert values["flatness"]["standard_error"] >= 0

@@ -50,10 +50,8 @@ def test_records_that_disagree_are_told_apart(files):
         "first 1,000 test examples",
         "RErr and RLoss: PGD-20, 1 restart, L∞, ε = 8/255, step size 0.007; the "
         "first 1,000 train examples",
-        "Average-case flatness (loss-test): 10 random weights per batch; weights "
-        "within ξ = 0.75",
-        "Average-case flatness (rloss-test): 10 random weights per batch; weights "
-        "within ξ = 0.5 ",
+        "Average-case flatness (loss-test): 10 random weights per batch; weights within ξ = 0.75",
+        "Average-case flatness (rloss-test): 10 random weights per batch; weights within ξ = 0.5 ",
         "2 × cpu, rfm",
         "1 × gpu (H100), rfm",
     ):
@@ -85,6 +83,4 @@ def test_another_checkpoint_is_described_where_it_differs(files):
     weaker["protocol"]["attack"]["restarts"] = 1
     files.records(weaker)
     (line,) = (line for line in _caption(files) if line.startswith("At "))
-    assert line.startswith(
-        "At best, step 3000, epoch 30: RErr and RLoss: PGD-20, 1 res"
-    )
+    assert line.startswith("At best, step 3000, epoch 30: RErr and RLoss: PGD-20, 1 res")

@@ -56,14 +56,10 @@ def evaluation(split: str, shape: Shape = (8, 8, 1), **changes: Any) -> Entry:
         "checkpoint": "final",
         "split": split,
         "values": {
-            "err": value(
-                0.0033 if train else 0.2016, 0.0057 if train else 0.004, 10000
-            ),
+            "err": value(0.0033 if train else 0.2016, 0.0057 if train else 0.004, 10000),
             "loss": value(0.0212 if train else 0.7514, 0.0008, 10000),
             "rerr": value(0.085 if train else 0.61, 0.0088 if train else 0.0154, 1000),
-            "rloss": value(
-                0.1912 if train else 3.9149, 0.0171 if train else 0.105, 1000
-            ),
+            "rloss": value(0.1912 if train else 3.9149, 0.0171 if train else 0.105, 1000),
             "rerr_correct": value(0.51, 0.018, 798),
             "rloss_correct": value(0.18 if train else 2.31, 0.08, 798),
             "rloss_incorrect": value(1.9 if train else 9.53, 0.31, 202),
@@ -90,9 +86,7 @@ def evaluation(split: str, shape: Shape = (8, 8, 1), **changes: Any) -> Entry:
     return entry | changes
 
 
-def flatness(
-    case: str, loss: str, mean: float, error: float | None, **changes: Any
-) -> Entry:
+def flatness(case: str, loss: str, mean: float, error: float | None, **changes: Any) -> Entry:
     """A flatness record on the test split."""
     average = case == "average"
     robust = loss == "rloss"

@@ -51,20 +51,9 @@ def test_split_and_loss_have_the_same_colours_in_all_figures(files):
     training = figures.training_curves(run.metrics).axes[0]
     flatness = figures.flatness_through_training(run.records, run.metrics).axes[1]
     bars = figures.loss_by_correctness(run.records).axes[0].patches
-    colours = {
-        line.get_label(): line.get_color()
-        for line in (*training.lines, *flatness.lines)
-    }
-    assert (
-        colours["held-out test, under attack"]
-        == colours["RLoss, test"]
-        == style.colour("test")
-    )
-    assert (
-        colours["held-out test, clean"]
-        == colours["Loss, test"]
-        == style.colour("test-clean")
-    )
+    colours = {line.get_label(): line.get_color() for line in (*training.lines, *flatness.lines)}
+    assert colours["held-out test, under attack"] == colours["RLoss, test"] == style.colour("test")
+    assert colours["held-out test, clean"] == colours["Loss, test"] == style.colour("test-clean")
     assert colours["train, under attack"] == style.colour("train")
     assert len({bar.get_facecolor() for bar in bars}) == 2
 

@@ -83,9 +83,7 @@ def test_the_report_shows_the_table_the_protocol_and_the_config(files):
 def test_parts_of_the_report_are_files(files):
     write_report(files.everything())
     figures = ("training", "flatness", "correctness", "examples")
-    expected = {
-        f"report/figures/{name}.{kind}" for name in figures for kind in ("png", "svg")
-    }
+    expected = {f"report/figures/{name}.{kind}" for name in figures for kind in ("png", "svg")}
     assert _files(files.workdir).keys() == expected | {
         "report.html",
         "report/table.csv",

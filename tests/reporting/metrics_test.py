@@ -18,8 +18,7 @@ def _validation(*rerrs: float | None) -> Metrics:
 
 def _rates(*rates: float | None) -> Metrics:
     lines = (
-        TrainMetrics(epoch * 10, epoch, 1.0, 0.5, rate)
-        for epoch, rate in enumerate(rates, start=1)
+        TrainMetrics(epoch * 10, epoch, 1.0, 0.5, rate) for epoch, rate in enumerate(rates, start=1)
     )
     return Metrics(train=tuple(lines))
 
@@ -32,9 +31,7 @@ def test_lines_are_sorted_by_kind_and_other_kinds_are_skipped(files):
     )
     metrics, problems = read_metrics(files.workdir / "metrics.jsonl")
     assert metrics.train == (TrainMetrics(5, 0.5, 2.0, 0.75, None),)
-    assert metrics.validation == (
-        ValidationMetrics(10, 1.0, None, None, None, 0.5, 500),
-    )
+    assert metrics.validation == (ValidationMetrics(10, 1.0, None, None, None, 0.5, 500),)
     assert problems == ()
 
 

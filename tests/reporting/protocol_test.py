@@ -50,8 +50,6 @@ def test_comparison_says_everything_and_repeats_nothing(files):
     for record, (title, rest) in zip(records, own, strict=True):
         assert record.name in title
         assert not shared.keys() & rest.keys()
-        everything = protocol.flatten(record.protocol) | {
-            "seconds": f"{record.seconds:g}"
-        }
+        everything = protocol.flatten(record.protocol) | {"seconds": f"{record.seconds:g}"}
         assert shared | rest == everything
     assert protocol.comparison([]) == ({}, [])

@@ -36,9 +36,7 @@ def test_damaged_files_cost_themselves_and_are_named(files):
 
 
 def test_nothing_to_report_says_what_to_run(files):
-    with pytest.raises(
-        UserError, match="nothing to report yet; run `rfm train"
-    ) as caught:
+    with pytest.raises(UserError, match="nothing to report yet; run `rfm train") as caught:
         read_run(files.workdir)
     assert "\n" not in str(caught.value)
 

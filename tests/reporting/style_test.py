@@ -50,14 +50,10 @@ def test_drawing_leaves_matplotlib_as_it_was(metrics):
 
 def test_no_display_is_touched():
     code = "import sys, rfm.reporting; print('matplotlib.pyplot' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_every_colour_is_told_apart_from_the_others_in_both_modes():
     for mode in (0, 1):
-        assert len({pair[mode] for pair in style.COLOURS.values()}) == len(
-            style.COLOURS
-        )
+        assert len({pair[mode] for pair in style.COLOURS.values()}) == len(style.COLOURS)

@@ -55,9 +55,7 @@ def test_numbers_that_are_not_finite_or_missing_are_open_cells(files):
     files.records(entry, files.flatness("worst", "rloss", float("inf"), 0.1))
     results = table(read_run(files.workdir).records)
     assert {
-        measure.label: cells[0].text
-        for measure, cells in results.rows
-        if cells[0].text != "–"
+        measure.label: cells[0].text for measure, cells in results.rows if cells[0].text != "–"
     } == {"Loss": "1.000", "RLoss": "3.915 ± 0.105"}
     assert all(cells[1].text == "–" for _, cells in results.rows)
 
@@ -65,9 +63,7 @@ def test_numbers_that_are_not_finite_or_missing_are_open_cells(files):
 def test_the_csv_has_one_unrounded_line_per_measured_cell(files):
     results = table(read_run(files.everything()).records)
     lines = list(csv.DictReader(io.StringIO(results.to_csv())))
-    measured = sum(
-        cell.value is not None for _, cells in results.rows for cell in cells
-    )
+    measured = sum(cell.value is not None for _, cells in results.rows for cell in cells)
     assert len(lines) == measured == 12
     rerr = next(line for line in lines if line["measure"] == "RErr")
     assert rerr == {
@@ -94,9 +90,7 @@ def test_checkpoints_stand_side_by_side_the_latest_first(files):
     files.records(
         files.evaluation("test"),
         files.evaluation("test", step=3000, epoch=30.0, checkpoint="best"),
-        files.flatness(
-            "average", "rloss", 0.5, 0.1, step=3000, epoch=30.0, checkpoint="3000"
-        ),
+        files.flatness("average", "rloss", 0.5, 0.1, step=3000, epoch=30.0, checkpoint="3000"),
     )
     results = table(read_run(files.workdir).records)
     assert [column.title for column in results.columns] == [
