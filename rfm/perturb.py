@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jaxtyping import Array, Key
 
 from rfm.types import Params
@@ -80,19 +80,14 @@ class RelativeBall:
         that is almost always the sphere.
         """
         direction_key, radius_key = jax.random.split(key)
-        direction = self.normalise(
-            optax.tree.random_like(direction_key, params, jax.random.normal), params
-        )
+        direction = self.normalise(_draw(direction_key, params, jax.random.normal), params)
+        norms = jax.tree.map(self._norm, params)
+        uniform = _draw(radius_key, norms, jax.random.uniform)
 
         def shrink(leaf: Array, uniform: Array) -> Array:
             dimension = leaf.size // uniform.size
             return self.radius * uniform ** (1 / dimension) * leaf
 
-        uniform = optax.tree.random_like(
-            radius_key,
-            jax.tree.map(lambda leaf: self._norm(leaf), params),
-            jax.random.uniform,
-        )
         return jax.tree.map(shrink, direction, uniform)
 
     def project(self, perturbation: Params, params: Params) -> Params:
@@ -127,3 +122,20 @@ class RelativeBall:
             return jnp.zeros_like(nu) if self.exclude(name) else function(nu, w)
 
         return jax.tree_util.tree_map_with_path(apply, tree, params)
+
+
+def _draw(key: Key[Array, ""], like: Params, sampler: Callable[..., Array]) -> Params:
+    """A tree like `like`, drawn in one call and then cut up.
+
+    One call for each leaf of a ResNet-18 took seven times as long to compile.
+    """
+    leaves, structure = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    dtype = jnp.result_type(*leaves)
+    flat = sampler(key, (int(ends[-1]),), dtype)
+    parts = jnp.split(flat, ends[:-1])
+    drawn = [
+        part.reshape(leaf.shape).astype(leaf.dtype)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)

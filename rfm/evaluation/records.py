@@ -42,8 +42,9 @@ def find(workdir: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         return None
-    wanted = json.loads(json.dumps(record["protocol"]))
-    protocol = found.get("protocol", {})
+    wanted, protocol = json.loads(json.dumps(record["protocol"])), found.get("protocol")
+    if not isinstance(protocol, dict):
+        return None
     return found if all(protocol.get(k) == v for k, v in wanted.items()) else None
 
 

@@ -96,7 +96,7 @@ def carry_out(
     done = []
     for task in tasks:
         record = None if again else records.find(workdir, task.record)
-        if record is None:
+        if record is None or not {"values", "per_example"} <= record.keys():
             title = f"{task.record['name']} @ {task.record['step']}"
             start = time.perf_counter()
 

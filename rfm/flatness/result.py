@@ -63,14 +63,18 @@ class Flatness:
         In the worst case over examples only, given the weights found. NaN where there
         is too little to estimate it from.
         """
-        total, variance = self.reference_losses.size, 0.0
+        total = self.reference_losses.size
+        shares, of_examples, of_draws = [], [], []
         for samples, reference in self._batches():
             draws, n = samples.shape
-            of_batch = _variance((samples - reference).mean(0)) / n
-            if draws > 1:
-                of_batch += _variance(samples.mean(1)) / draws
-            variance += (n / total) ** 2 * of_batch
-        return float(np.sqrt(variance))
+            shares.append(n / total)
+            of_examples.append(_variance((samples - reference).mean(0)))
+            of_draws.append(_variance(samples.mean(1)) / draws if draws > 1 else 0.0)
+        share, examples = np.array(shares), np.array(of_examples)
+        # A last batch of a single example takes its variance from the others.
+        if not np.isnan(examples).all():
+            examples = np.where(np.isnan(examples), np.nanmean(examples), examples)
+        return float(np.sqrt(np.sum(share**2 * (examples / (share * total) + of_draws))))
 
     def _batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
         starts = range(0, self.reference_losses.size, self.batch_size)

@@ -44,6 +44,11 @@ def rows(out: str) -> list[str]:
     return [row[0] for row in cells if len(row) > 1 and row[0] in ROWS]
 
 
+def table(out: str) -> str:
+    """From the title to where the report is."""
+    return out[out.index("Results of") : out.index("report: ")]
+
+
 @pytest.fixture(scope="module")
 def measured(start, rfm, tiny, trained, tmp_path_factory) -> tuple[Path, str]:
     """A workdir after `rfm run`, killed once while measuring; and what the second said."""
@@ -107,8 +112,7 @@ def test_run_again_takes_everything_from_disk(measured, again, quick_rfm, conten
     assert (result.status, result.err) == (0, ""), result
     assert modified(again) == times
     assert contents(again) == before, "also the report: the same bytes"
-    table = slice(1, -1)
-    assert result.out.splitlines()[table] == measured[1].splitlines()[table]
+    assert table(result.out) == table(measured[1])
     assert result.out.splitlines()[-1] == f"report: {again / 'report.html'}"
 
 
@@ -186,7 +190,7 @@ def test_a_damaged_snapshot_is_left_out(again, quick_rfm):
 
 
 def test_names_with_spaces_and_brackets_come_out_whole(again, quick_rfm, tmp_path):
-    odd = again.rename(tmp_path / "ein [red]Lauf[/] ü" if os.sep == "/" else tmp_path / "odd")
+    odd = again.rename(tmp_path / "mein [red]Lauf ü")
     for verb in ("report", "evaluate"):
         result = quick_rfm(verb, "--workdir", odd)
         assert (result.status, result.err) == (0, ""), result
