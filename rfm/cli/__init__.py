@@ -5,6 +5,7 @@ CPU, deterministic operations on GPU, a persistent compilation cache. A library 
 does none of it.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: training failed (the loss is not finite). 2: something the user gave is
     wrong, told in one line. 130 and 143: stopped by SIGINT or SIGTERM, state saved.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± and bars
     stop = Stop()
     stop.install()
     try:

@@ -39,18 +39,22 @@ class Bars:
 
     def __enter__(self) -> "Bars":
         self._progress.__enter__()
+        # Something moves from the first second on, also while it compiles.
+        self._starting = self._progress.add_task("starting", total=None, values="compiling")
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._progress.update(self._starting, visible=False)
         self._progress.__exit__(*error)
 
     def __call__(self, task: str, done: int, total: int, fields: Mapping[str, float]) -> None:
         """Shows that `done` of `total` of `task` are done."""
-        values = _values(fields)
+        values = _values(fields) if done else "compiling"
         if not self._console.is_terminal:
             self._line(task, done, total, values)
             return
         if task not in self._tasks:
+            self._progress.update(self._starting, visible=False)
             self._tasks[task] = self._progress.add_task(task, total=total, values=values)
             # Work done before, by the run that is resumed, says nothing about speed.
             self._progress.update(self._tasks[task], completed=done)
@@ -61,7 +65,12 @@ class Bars:
         now = time.monotonic()
         if done == total or now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self._console.print(f"{task}: {done}/{total} {values}".rstrip(), highlight=False)
+            self._console.print(
+                f"{task}: {done}/{total} {values}".rstrip(),
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _values(fields: Mapping[str, float]) -> str:

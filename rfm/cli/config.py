@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ def resolve(
     Raises:
       UserError: no such file, method or field, or a value of the wrong type.
     """
+    workdir = workdir and os.path.expanduser(workdir)
     stored = workdirs.read_config(Path(workdir)) if workdir and spec is None else None
     if workdir and stored is not None:
         config, default, source = ConfigDict(_with_tuples(stored)), workdir, workdir
     else:
-        config, default, source = _load(spec or _DEFAULT)
+        config, default, source = _load(os.path.expanduser(spec or _DEFAULT))
     _check_fields(config, f"config of {source}")
     for override in overrides:
         _override(config, override)

@@ -10,6 +10,8 @@ from types import TracebackType
 
 import jax
 
+from rfm.errors import UserError
+
 
 def arrange() -> None:
     """Sets flags that the user has not set.
@@ -35,6 +37,22 @@ def arrange() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     warnings.filterwarnings("ignore", module="jax._src.compilation_cache")
     _quieten_threads()
+
+
+def check_devices() -> None:
+    """Checks that JAX has something to compute on.
+
+    Raises:
+      UserError: it has not.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(
+            f"JAX finds no device with JAX_PLATFORMS={wanted!r}: unset it, or install the extra"
+            f" for your device, see the README ({str(error) or 'no back end'})"
+        ) from error
 
 
 def _quieten_threads() -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rfm import data, reporting
 from rfm import workdir as workdirs
 from rfm.cli.bars import Bars
+from rfm.cli.environment import check_devices
 from rfm.cli.signals import Stop
 from rfm.errors import UserError
 from rfm.evaluation.check import check_measures
@@ -36,6 +37,7 @@ class _Command:
 
     def build(self) -> Run:
         workdirs.check(self.workdir, self.config.to_dict())  # before data are loaded
+        check_devices()
         return build(self.config)
 
     def say(self, line: str) -> None:
