@@ -198,6 +198,11 @@ def test_names_with_spaces_and_brackets_come_out_whole(again, quick_rfm, tmp_pat
     assert result.out.splitlines()[-1] == f"report: {odd / 'report.html'}"
 
 
+def test_no_device(again, rfm):
+    line = rfm("evaluate", "--workdir", again, JAX_PLATFORMS="nonsense").line
+    assert "JAX finds no device with JAX_PLATFORMS='nonsense'" in line
+
+
 def test_a_log_has_lines_of_progress(rfm, tiny, tmp_path):
     result = rfm("train", "--workdir", tmp_path / "a", *tiny, TERM="dumb")
     assert (result.status, result.err) == (0, ""), result
