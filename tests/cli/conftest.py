@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -167,18 +166,24 @@ def quick_rfm(environment, tmp_path_factory) -> Iterator[Callable[..., Result]]:
 
 
 @pytest.fixture(scope="session")
-def trained(rfm, tmp_path_factory) -> Path:
-    """The workdir of a finished `rfm train`; copy it before changing anything."""
+def first_training(rfm, tmp_path_factory) -> tuple[Path, str]:
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    result = rfm("train", "--config", "digits", "--workdir", workdir, *TINY, *MEASURES)
+    command = ("train", "--config", "digits", "--workdir", workdir, *TINY, *MEASURES)
+    result = rfm(*command, TERM="dumb")
     assert (result.status, result.err) == (0, ""), result
-    return workdir
+    return workdir, result.out
 
 
-@pytest.fixture
-def copy(trained, tmp_path) -> Path:
-    """A copy of `trained` for one test."""
-    return Path(shutil.copytree(trained, tmp_path / "copy"))
+@pytest.fixture(scope="session")
+def trained(first_training) -> Path:
+    """The workdir of a finished `rfm train`; copy it before changing anything."""
+    return first_training[0]
+
+
+@pytest.fixture(scope="session")
+def log_of_training(first_training) -> str:
+    """What that training said."""
+    return first_training[1]
 
 
 @pytest.fixture(scope="session")
