@@ -96,21 +96,21 @@ def test_decay_and_clipping_pull_the_scale_to_one(x, fresh):
 
 def test_running_statistics_move_by_a_tenth(x, fresh):
     _, updated = train(fresh, x)
-    statistics = updated["batch_stats"]["statistics"]
+    statistics = updated["batch_stats"]
     np.testing.assert_allclose(statistics["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-4)
     _, updated = train({**fresh, **updated}, x)
-    mean = updated["batch_stats"]["statistics"]["mean"]
+    mean = updated["batch_stats"]["mean"]
     np.testing.assert_allclose(mean, 0.19 * x.mean((0, 1, 2)), rtol=1e-4)
 
 
 def test_evaluation_uses_running_statistics_and_keeps_them(x, fresh):
     running = {"mean": np.float32([1, 2, 3]), "var": np.float32([0.5, 4, 1])}
-    variables = {**fresh, "batch_stats": {"statistics": running}}
+    variables = {**fresh, "batch_stats": running}
     found, updated = RebasedBatchNorm().apply(variables, x, train=False, mutable=["batch_stats"])
     expected = (x - running["mean"]) / np.sqrt(running["var"] + 1e-5)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"]["statistics"], running)
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], running)
 
 
 def test_half_precision_keeps_statistics_in_float32(x, fresh):

@@ -96,7 +96,7 @@ def test_train_fn_normalises_by_the_batch_and_returns_new_statistics(model, vari
     kernel = variables["params"]["stem"]["conv"]["kernel"]
     layout = ("NHWC", "HWIO", "NHWC")
     stem = jax.lax.conv_general_dilated(white, kernel, (1, 1), "SAME", dimension_numbers=layout)
-    found = batch_stats["stem_norm"]["statistics"]
+    found = batch_stats["stem_norm"]
     np.testing.assert_allclose(found["mean"], 0.1 * stem.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-3)
     alone, _ = jax.jit(models.train_fn(model))(variables, x[:4], {})
