@@ -14,8 +14,10 @@ def get_config(method: str = "at") -> ConfigDict:
     config = base.get_config()
     config.data.train_examples = 5000
     config.model.update(name="resnet8", width=16)
-    config.optimiser.milestones = (12, 16)
-    config.train.update(epochs=20, snapshot_every=5, steps_per_dispatch=13)
-    config.evaluation.update(examples=256, clean_train_examples=5000)
+    config.optimiser.milestones = (8, 10)
+    config.train.update(epochs=12, batch_size=64, snapshot_every=3, steps_per_dispatch=26)
+    config.evaluation.update(examples=256, clean_train_examples=5000, restarts=5)
+    config.flatness.average.samples = 5
+    config.flatness.worst.restarts = 5
     config.snapshots.update(examples=128, average_samples=4)
     return methods.apply(config, method)

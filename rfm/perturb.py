@@ -31,17 +31,15 @@ from jaxtyping import Array, Key
 
 from rfm.types import Params
 
-_NORMALISATION = re.compile(
-    r"(^|[^a-z])((batch|layer|group|instance|rms|weight|spectral)_?norm|norm|bn)(?![a-z])"
-)
+_NORMALISATION = re.compile(r"(^|[^a-z])([a-z]*norm(ali[sz]ation)?|bn)(?![a-z])")
 
 
 def is_normalisation(path: str) -> bool:
     """Does the leaf at `path` belong to a normalisation layer?
 
     `path` is like ``"block_0/BatchNorm_1/scale"``. Recognised are components that are
-    called norm or bn, or end in a normalisation's name (``BatchNorm_0``, ``layer_norm``,
-    ``norm2``, ``bn1``), which covers Flax, Equinox and Haiku.
+    called bn or end in norm or normalization, a number aside (``BatchNorm_0``,
+    ``layer_norm``, ``norm2``, ``bn1``), which covers Flax, Equinox and Haiku.
     """
     return any(_NORMALISATION.search(part.lower()) for part in path.split("/"))
 

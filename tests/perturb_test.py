@@ -68,6 +68,10 @@ def norms(leaf, per: str) -> np.ndarray:
         "res_net50/~/block_0/~/batch_norm_1/offset",
         "transformer/layer_norm/scale",
         "rms_norm/scale",
+        "block_0/prenorm/scale",
+        "InputNorm_0/scale",
+        "batch_normalization_1/gamma",
+        "normalisation/scale",
     ],
 )
 def test_normalisation_layers_are_recognised(path):

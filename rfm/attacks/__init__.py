@@ -6,6 +6,6 @@ static argument, or are given by keyword to a function of the same name in lower
 (`pgd`).
 """
 
+from rfm.attacks._common import AttackResult as AttackResult
 from rfm.attacks.pgd import PGD as PGD
-from rfm.attacks.pgd import AttackResult as AttackResult
 from rfm.attacks.pgd import pgd as pgd

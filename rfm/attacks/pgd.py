@@ -25,6 +25,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
 from rfm import loops, losses
+from rfm.attacks._common import (
+    AttackResult,
+    check_inputs,
+    finite,
+    into_box,
+    per_row,
+    where_rows,
+)
 from rfm.types import (
     Images,
     Keys,
@@ -36,20 +44,6 @@ from rfm.types import (
     as_partial,
     example_keys,
 )
-
-
-class AttackResult(NamedTuple):
-    """What an attack found, per example.
-
-    Attributes:
-      x: the adversarial inputs, shape (n, h, w, c), inside the ball and inside [0, 1].
-      loss: the loss there, shape (n,); of the iterate of highest loss.
-      success: was any iterate misclassified, shape (n,), bool.
-    """
-
-    x: Images
-    loss: PerExample
-    success: Bool[Array, " n"]
 
 
 class _State(NamedTuple):
@@ -116,12 +110,7 @@ class PGD:
         Raises:
           ValueError: shapes do not fit, or `x` is not floating point.
         """
-        if x.ndim < 2 or x.shape[0] < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(
-                f"x must be floating point, shape (n, h, w, c), n >= 1; got {x.dtype}{x.shape}"
-            )
-        if y.shape != x.shape[:1] or not jnp.issubdtype(y.dtype, jnp.integer):
-            raise ValueError(f"y must be integers, shape ({x.shape[0]},); got {y.dtype}{y.shape}")
+        check_inputs(x, y)
         logits_fn = as_partial(logits_fn)
         keys = example_keys(key, x.shape[0])
         compiled = self.compiled
@@ -155,8 +144,12 @@ def _run(
     Rows of a block are ordered example-major, and blocks of examples are interleaved:
     a batch that is sharded over devices stays sharded the same way throughout.
     """
-    n, limit = x.shape[0], attack.chunk or x.shape[0] * attack.restarts
-    blocks = _smallest_divisor(n, at_least=math.ceil(n / limit))
+    examples, limit = x.shape[0], attack.chunk or x.shape[0] * attack.restarts
+    blocks = math.ceil(examples / limit)
+    if examples % blocks:  # the last example fills up the blocks
+        rows = jnp.minimum(jnp.arange(blocks * math.ceil(examples / blocks)), examples - 1)
+        x, y, keys = x[rows], y[rows], keys[rows]
+    n = x.shape[0]
     groups = _smallest_divisor(
         attack.restarts, at_least=math.ceil(attack.restarts / max(limit // n, 1))
     )
@@ -187,7 +180,7 @@ def _run(
         lambda v: jnp.moveaxis(v.reshape(n // blocks, blocks, *v.shape[1:]), 1, 0), (x, y, keys)
     )
     found = loops.map_over(over_groups, cut, compiled=compiled)
-    return jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1).reshape(n, *v.shape[2:]), found)
+    return jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1).reshape(n, *v.shape[2:])[:examples], found)
 
 
 _run_compiled = jax.jit(_run, static_argnums=(0, 5))
@@ -213,8 +206,7 @@ def _ascend(
 def _start(attack: PGD, x: Images, keys: Key[Array, " n"]) -> _State:
     delta = jnp.zeros_like(x)
     if attack.random_start:
-        draw = jax.vmap(lambda key: attack.threat.sample(key, (1, *x.shape[1:]))[0])
-        delta = _into_box(x, draw(keys).astype(x.dtype))
+        delta = into_box(x, per_row(attack.threat.sample, keys, x.shape).astype(x.dtype))
     loss_dtype = jnp.promote_types(x.dtype, jnp.float32)
     return _State(
         delta,
@@ -233,8 +225,7 @@ def _step(attack: PGD, logits_fn: LogitsFn, x: Images, y: Labels, state: _State)
         return loss.sum(), (loss, losses.is_misclassified(logits, y))
 
     gradient, (loss, wrong) = jax.grad(total, has_aux=True)(state.delta)
-    # A step along NaN would end in NaN pixels, which fool every model.
-    gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+    gradient = finite(gradient)
     state = _keep_worst(state, loss, wrong)
     velocity = gradient
     if attack.momentum:
@@ -243,7 +234,7 @@ def _step(attack: PGD, logits_fn: LogitsFn, x: Images, y: Labels, state: _State)
         velocity = attack.momentum * state.velocity + (1 - attack.momentum) * unit
     delta = state.delta + attack.step_size * attack.threat.steepest_ascent(velocity)
     return state._replace(
-        delta=_into_box(x, attack.threat.project(delta)),
+        delta=into_box(x, attack.threat.project(delta)),
         velocity=velocity if attack.momentum else state.velocity,
     )
 
@@ -260,9 +251,7 @@ def _keep_worst(state: _State, loss: PerExample, wrong: Bool[Array, " n"]) -> _S
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss).astype(state.best_loss.dtype)
     better = loss > state.best_loss
     return state._replace(
-        best_delta=jnp.where(
-            better.reshape(-1, *[1] * (state.delta.ndim - 1)), state.delta, state.best_delta
-        ),
+        best_delta=where_rows(better, state.delta, state.best_delta),
         best_loss=jnp.where(better, loss, state.best_loss),
         success=state.success | wrong,
     )
@@ -277,15 +266,6 @@ def _worst(found: AttackResult) -> AttackResult:
         return jnp.take_along_axis(v, index, axis=1)[:, 0]
 
     return AttackResult(pick(found.x), pick(found.loss), found.success.any(axis=1))
-
-
-def _into_box(x: Images, delta: Images) -> Images:
-    """The perturbation of the point of [0, 1] that is nearest to x + delta.
-
-    Clipping moves each pixel towards x, so it never leaves the ball. (An input outside
-    of [0, 1] would; `x` is trusted here.)
-    """
-    return jnp.clip(x + delta, 0.0, 1.0) - x
 
 
 def _smallest_divisor(n: int, *, at_least: int) -> int:

@@ -21,7 +21,6 @@ from rfm.evaluation.tasks import Subject, carry_out
 from rfm.training import loop
 from rfm.training.build import Run, build
 from rfm.training.checkpoint import Checkpoints
-from rfm.training.metrics import best_snapshot, read_lines
 
 
 class _Command:
@@ -210,11 +209,10 @@ def _which(name: str, run: Run, workdir: Path, steps: Sequence[int]) -> int:
             )
         return steps[-1]
     if name == "best":
-        lines = read_lines(workdir / "metrics.jsonl")
-        best = best_snapshot([line for line in lines if line["step"] in steps])
+        best = reporting.read_run(workdir).metrics.early_stopping(steps)
         if best is None:
             raise UserError(f"no snapshot in {workdir} has been validated yet; train on")
-        return int(best["step"])
+        return best.step
     if not name.isdecimal() or int(name) not in steps:
         known = ", ".join(map(str, steps))
         raise UserError(f"no checkpoint {name!r} in {workdir}; there are final, best, {known}")

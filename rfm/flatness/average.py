@@ -28,7 +28,6 @@ from rfm.perturb import RelativeBall
 from rfm.types import (
     ApplyFn,
     Images,
-    Keys,
     Labels,
     Params,
     PerExample,
@@ -44,7 +43,7 @@ def average_case(
     params: Params,
     x: Images,
     y: Labels,
-    key: Keys,
+    key: Key[Array, ""],
     *,
     ball: RelativeBall,
     samples: int = 10,

@@ -31,7 +31,6 @@ from rfm.perturb import RelativeBall
 from rfm.types import (
     ApplyFn,
     Images,
-    Keys,
     Labels,
     Params,
     PerExample,
@@ -65,7 +64,7 @@ def worst_case(
     params: Params,
     x: Images,
     y: Labels,
-    key: Keys,
+    key: Key[Array, ""],
     *,
     ball: RelativeBall,
     threat: Threat | None,

@@ -15,7 +15,7 @@ other kinds are skipped.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,16 @@ class Metrics:
     train: tuple[TrainMetrics, ...] = ()
     validation: tuple[ValidationMetrics, ...] = ()
 
-    def early_stopping(self) -> ValidationMetrics | None:
-        """The snapshot of lowest RErr, the earliest of equals: where to stop."""
+    def early_stopping(self, steps: Collection[int] | None = None) -> ValidationMetrics | None:
+        """The snapshot of lowest RErr, the earliest of equals: where to stop.
+
+        Args:
+          steps: only snapshots of these steps; None: all.
+        """
         measured = (
             (line.rerr, position)
             for position, line in enumerate(self.validation)
-            if line.rerr is not None
+            if line.rerr is not None and (steps is None or line.step in steps)
         )
         best = min(measured, default=None)
         return None if best is None else self.validation[best[1]]

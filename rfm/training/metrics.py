@@ -106,12 +106,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def best_snapshot(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The validation line of lowest robust error, the earliest of equals: early stopping."""
-    validations = [line for line in lines if line["kind"] == "validation"]
-    return min(validations, key=lambda line: (line["rerr"], line["step"]), default=None)
-
-
 def _append(file: io.FileIO, data: bytes) -> None:
     try:
         while data:

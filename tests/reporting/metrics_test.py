@@ -73,6 +73,14 @@ def test_early_stopping_takes_the_lowest_rerr_and_the_earliest_of_equals():
     assert Metrics().early_stopping() is None
 
 
+def test_early_stopping_may_be_confined_to_the_checkpoints_there_are():
+    metrics = _validation(0.6, 0.5, 0.7)
+    first, _, last = (line.step for line in metrics.validation)
+    assert metrics.early_stopping([first, last]).step == first
+    assert metrics.early_stopping([last]).step == last
+    assert metrics.early_stopping([]) is None
+
+
 @pytest.mark.parametrize(
     ("rates", "drops"),
     [

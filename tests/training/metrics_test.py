@@ -1,6 +1,6 @@
 """The metrics file: deterministic, cut back on resume, safe against half a line."""
 
-from rfm.training.metrics import MetricsWriter, best_snapshot, read_lines
+from rfm.training.metrics import MetricsWriter, read_lines
 
 
 def write(workdir, steps, start=0):
@@ -22,15 +22,6 @@ def test_half_a_line_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
     assert [line["step"] for line in read_lines(path)] == [1, 2]
-
-
-def test_early_stopping_takes_the_lowest_robust_error_earliest_first():
-    lines = [{"kind": "train", "step": 5, "rerr": 0.0}]
-    lines += [
-        {"kind": "validation", "step": s, "rerr": r} for s, r in ((1, 0.5), (2, 0.3), (3, 0.3))
-    ]
-    assert best_snapshot(lines)["step"] == 2
-    assert best_snapshot([]) is None
 
 
 def test_tensorboard_has_the_same_values(tmp_path):

@@ -1,0 +1,77 @@
+"""What the attacks share: their result, their door, and a few lines of geometry."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key, Shaped
+
+from rfm.types import Images, Labels, PerExample
+
+
+class AttackResult(NamedTuple):
+    """What an attack found, per example.
+
+    Attributes:
+      x: the adversarial inputs, shape (n, h, w, c), inside the ball and inside [0, 1].
+      loss: the loss there, shape (n,).
+      success: was any iterate misclassified, shape (n,), bool.
+    """
+
+    x: Images
+    loss: PerExample
+    success: Bool[Array, " n"]
+
+
+def check_inputs(x: Images, y: Labels, targets: Labels | None = None) -> None:
+    """Raises ValueError if shapes do not fit, or types are wrong."""
+    if x.ndim < 2 or x.shape[0] < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"x must be floating point, shape (n, h, w, c), n >= 1; got {x.dtype}{x.shape}"
+        )
+    for name, labels in (("y", y), ("targets", targets)):
+        if labels is None:
+            continue
+        if labels.shape != x.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(
+                f"{name} must be integers, shape ({x.shape[0]},); got {labels.dtype}{labels.shape}"
+            )
+
+
+def bind_targets(loss: Callable[..., PerExample], targets: Labels | None) -> Callable[..., Any]:
+    """A loss of logits and labels; a targeted one gets its `targets`."""
+    if targets is None:
+        return loss
+    return lambda logits, labels: loss(logits, labels, targets)
+
+
+def into_box(x: Images, delta: Images) -> Images:
+    """The perturbation of the point of [0, 1] that is nearest to x + delta.
+
+    Clipping moves each pixel towards x, so it never leaves the ball. (An input outside
+    of [0, 1] would; `x` is trusted here.)
+    """
+    return jnp.clip(x + delta, 0.0, 1.0) - x
+
+
+def where_rows(
+    rows: Bool[Array, " n"], true: Shaped[Array, "n ..."], false: Shaped[Array, "n ..."]
+) -> Shaped[Array, "n ..."]:
+    """`true` in the given rows, `false` in the others."""
+    return jnp.where(rows.reshape(-1, *[1] * (true.ndim - 1)), true, false)
+
+
+def fold(keys: Key[Array, " n"], number: int | Array) -> Key[Array, " n"]:
+    """``fold_in(key, number)`` of every example's key."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def per_row(draw: Callable[..., Array], keys: Key[Array, " n"], shape: tuple[int, ...]) -> Array:
+    """Draws of `shape`, each row by its own key: ``draw(key, (1, *shape[1:]))``."""
+    return jax.vmap(lambda key: draw(key, (1, *shape[1:]))[0])(keys)
+
+
+def finite(gradient: Array) -> Array:
+    """0 where the gradient is not a number: a step along NaN would end in NaN pixels."""
+    return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
