@@ -1,8 +1,8 @@
 """A slice of CIFAR-10 that a laptop can finish: ``--config configs/cifar10_small.py:METHOD``.
 
-A narrow residual network on the first 5,000 training images: 23 minutes of CPU time, so a
-quarter of an hour on two cores. The README has the numbers of a real run (Err 61.4, RErr
-74.6, RLoss 2.01).
+A narrow residual network on the first 5,000 training images, 12 epochs, and measures with 5
+restarts and weight samples instead of 10: 7.5 minutes on two cores (14 minutes of CPU time).
+It underfits; the README has the numbers of a real run (Err 62.0, RErr 76.2, RLoss 2.00).
 """
 
 from ml_collections import ConfigDict

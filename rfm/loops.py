@@ -28,11 +28,32 @@ Carry = TypeVar("Carry")
 _CANONICAL = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
-def repeat(body: Callable[[Carry], Carry], steps: int, carry: Carry, *, compiled: bool) -> Carry:
-    """``carry = body(carry)``, `steps` times; a single compiled loop if `compiled`."""
+def repeat(
+    body: Callable[[Carry], Carry],
+    steps: int,
+    carry: Carry,
+    *,
+    compiled: bool,
+    done: Callable[[Carry], Array] | None = None,
+) -> Carry:
+    """``carry = body(carry)``, `steps` times; a single compiled loop if `compiled`.
+
+    Once `done` is true of the carry, which `body` must then leave as it is, the rest may be
+    left out.
+    """
     if compiled:
-        return lax.fori_loop(0, steps, lambda _, c: body(c), carry)
-    for _ in range(steps):
+        if done is None:
+            return lax.fori_loop(0, steps, lambda _, c: body(c), carry)
+
+        def goes_on(counted: tuple[Array, Carry]) -> Array:
+            return (counted[0] < steps) & ~done(counted[1])
+
+        start = jax.numpy.int32(0), carry
+        return lax.while_loop(goes_on, lambda c: (c[0] + 1, body(c[1])), start)[1]
+    for i in range(steps):
+        # Asking waits for the device, so it is not done at every step.
+        if done is not None and i % 10 == 0 and bool(done(carry)):
+            break
         carry = body(carry)
     return carry
 

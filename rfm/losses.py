@@ -35,6 +35,56 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
     return others - jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
 
 
+def difference_of_logits_ratio(logits: Logits, labels: Labels) -> PerExample:
+    """DLR of Croce & Hein (2020), Eq. (6), shape (n,): positive where misclassified.
+
+    ``-(z_y - max_{j != y} z_j) / (z_1 - z_3)`` with z_1 >= z_2 >= ... the sorted logits:
+    the margin, made invariant to shifts and scales of the logits. With fewer than three
+    classes there is no z_3; then it is the margin itself.
+    """
+    if logits.shape[-1] < 3:
+        return margin(logits, labels)
+    ordered = _descending(logits)
+    return margin(logits, labels) / _positive(ordered[:, 0] - ordered[:, 2])
+
+
+def targeted_difference_of_logits_ratio(
+    logits: Logits, labels: Labels, targets: Labels
+) -> PerExample:
+    """Targeted DLR of Croce & Hein (2020), Eq. (7), shape (n,): positive where t beats y.
+
+    ``-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)``. With three classes z_4 is z_3, and with two
+    the denominator is left out.
+    """
+    rise = targeted_margin(logits, labels, targets)
+    classes = logits.shape[-1]
+    if classes < 3:
+        return rise
+    ordered = _descending(logits)
+    return rise / _positive(ordered[:, 0] - (ordered[:, 2] + ordered[:, min(3, classes - 1)]) / 2)
+
+
+def targeted_margin(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
+    """``z_t - z_y``, shape (n,): positive where the target beats the label."""
+    logits = _at_least_float32(logits)
+    chosen = jnp.take_along_axis(logits, jnp.stack([targets, labels], axis=1), axis=-1)
+    return chosen[:, 0] - chosen[:, 1]
+
+
+def targeted_cross_entropy(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
+    """``log softmax(logits)[target]`` in nats, shape (n,): highest at the target."""
+    return -cross_entropy(logits, targets)
+
+
+def _descending(logits: Logits) -> Logits:
+    return -jnp.sort(-_at_least_float32(logits), axis=-1)
+
+
+def _positive(denominator: PerExample) -> PerExample:
+    """Keeps equal logits from dividing 0 by 0."""
+    return denominator + 1e-12
+
+
 def kl_divergence(reference_logits: Logits, logits: Logits) -> PerExample:
     """``KL(softmax(reference) || softmax(logits))`` in nats, shape (n,).
 

@@ -107,8 +107,8 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     return config
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes `text`; whoever reads sees the old file or the new one, never a part.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes `content`; whoever reads sees the old file or the new one, never a part.
 
     Raises:
       OSError: it cannot be written; the old file is kept.
@@ -116,8 +116,8 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("w") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -91,3 +91,67 @@ def test_double_precision_stays(x64):
     found = losses.cross_entropy(logits, labels)
     assert found.dtype == jnp.float64
     np.testing.assert_allclose(found, -log_softmax(logits)[np.arange(64), labels], rtol=1e-13)
+
+
+# Losses of AutoAttack
+
+
+@given(LOGITS, LABELS)
+def test_difference_of_logits_ratio(logits, labels):
+    """Eq. (6) of Croce & Hein, one example after the other."""
+    found = losses.difference_of_logits_ratio(jnp.array(logits), jnp.array(labels))
+    for value, z, y in zip(found, logits.astype(np.float64), labels, strict=True):
+        ordered = np.sort(z)[::-1]
+        expected = -(z[y] - np.delete(z, y).max()) / (ordered[0] - ordered[2] + 1e-12)
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+@given(LOGITS, LABELS)
+def test_targeted_difference_of_logits_ratio(logits, labels):
+    """Eq. (7) of Croce & Hein, one example after the other."""
+    targets = (labels + 1 + np.arange(5) % 3) % 4
+    arguments = map(jnp.array, (logits, labels, targets))
+    found = losses.targeted_difference_of_logits_ratio(*arguments)
+    for value, z, y, t in zip(found, logits.astype(np.float64), labels, targets, strict=True):
+        ordered = np.sort(z)[::-1]
+        below = (ordered[2] + ordered[3]) / 2
+        expected = (z[t] - z[y]) / (ordered[0] - below + 1e-12)
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ratios_know_no_scale_and_no_shift():
+    logits, labels = jnp.array([[1.0, 3.0, -2.0, 0.5]]), jnp.array([0])
+    for loss in (
+        lambda z: losses.difference_of_logits_ratio(z, labels),
+        lambda z: losses.targeted_difference_of_logits_ratio(z, labels, jnp.array([2])),
+    ):
+        np.testing.assert_allclose(loss(logits * 100 + 7), loss(logits), rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_ratios_of_few_classes_are_finite_and_have_the_sign_of_the_margin(classes):
+    logits, labels = jnp.array([[2.0, 1.0, 0.0], [0.0, 1.0, -1.0]])[:, :classes], jnp.array([0, 0])
+    dlr = losses.difference_of_logits_ratio(logits, labels)
+    targeted = losses.targeted_difference_of_logits_ratio(logits, labels, jnp.array([1, 1]))
+    for found in (dlr, targeted):
+        assert found[0] < 0 < found[1]
+        assert np.isfinite(found).all()
+
+
+def test_equal_logits_have_a_finite_ratio_and_gradient():
+    labels, targets = jnp.array([0]), jnp.array([1])
+    for loss in (
+        lambda z: losses.difference_of_logits_ratio(z, labels).sum(),
+        lambda z: losses.targeted_difference_of_logits_ratio(z, labels, targets).sum(),
+    ):
+        value, gradient = jax.value_and_grad(loss)(jnp.zeros((1, 4)))
+        assert value == 0
+        assert np.isfinite(gradient).all()
+
+
+def test_targeted_losses_by_hand():
+    logits, labels, targets = jnp.array([[1.0, 3.0, 0.0]]), jnp.array([1]), jnp.array([2])
+    assert losses.targeted_margin(logits, labels, targets)[0] == -3
+    expected = np.log(1 / np.exp([1.0, 3.0, 0.0]).sum())
+    found = losses.targeted_cross_entropy(logits, labels, targets)
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, Shaped
 
-from rfm.types import Images, Labels, PerExample
+from rfm.types import Images, Labels, PerExample, Threat
 
 
 class AttackResult(NamedTuple):
@@ -75,3 +75,22 @@ def per_row(draw: Callable[..., Array], keys: Key[Array, " n"], shape: tuple[int
 def finite(gradient: Array) -> Array:
     """0 where the gradient is not a number: a step along NaN would end in NaN pixels."""
     return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+
+
+def better(a: AttackResult, b: AttackResult) -> AttackResult:
+    """Per example the misclassified one; of equals the one of higher loss, `a` of ties."""
+    take = jnp.where(a.success == b.success, b.loss > a.loss, b.success)
+    return AttackResult(
+        where_rows(take, b.x, a.x), jnp.where(take, b.loss, a.loss), a.success | b.success
+    )
+
+
+def as_column(values: PerExample, x: Images) -> Array:
+    """Values per example, shape (n, 1, 1, 1), to multiply inputs with."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def to_boundary(threat: Threat, delta: Images) -> Images:
+    """`delta` scaled to norm epsilon; 0 stays 0."""
+    size = as_column(threat.norm(delta), delta)
+    return delta * (threat.epsilon / jnp.where(size > 0, size, 1.0))

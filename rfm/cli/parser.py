@@ -17,7 +17,7 @@ how flat their robust loss is around the weights.
   rfm run --config cifar10_small:at              ten minutes on two cores, real CIFAR-10
   rfm run --config configs/cifar10.py:at --workdir runs/at --config.model.width=16
 
-The stages can be run alone (train, evaluate, flatness, report); each picks up what is
+The stages can be run alone (train, evaluate, flatness, attack, report); each picks up what is
 already in the workdir, so any of them can be stopped and started again.
 """
 
@@ -123,6 +123,25 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "first if need be. Writes records/STEP/flatness-*.json.",
     )
     _measuring_flags(flatness)
+    attacked = verb(
+        "attack",
+        "RErr by AutoAttack, or by one of its attacks",
+        "Attacks the examples of the evaluation by an ensemble, each attack only what still\n"
+        "stands: autoattack (APGD-CE, APGD-T, FAB-T, Square), autoattack-plus, one of apgd-ce,\n"
+        "apgd-dlr, apgd-t, fab, fab-t, square, or pgd. Stopped, it goes on at the attack and\n"
+        "batch where it was. Writes records/STEP/attack-*.json.",
+    )
+    attacked.add_argument(
+        "--attack", metavar="NAME", default="autoattack", help="which (default: autoattack)"
+    )
+    attacked.add_argument(
+        "--split",
+        metavar="SPLIT",
+        choices=("test", "train"),
+        default="test",
+        help="test (default) or train",
+    )
+    _measuring_flags(attacked, snapshots=False)
     verb(
         "report",
         "report.html from what is in the workdir",

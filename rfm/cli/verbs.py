@@ -1,6 +1,7 @@
 """What each verb does; the flags are in `rfm.cli.parser`."""
 
 import argparse
+import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rfm.cli.bars import Bars
 from rfm.cli.environment import check_devices
 from rfm.cli.signals import Stop
 from rfm.errors import UserError
+from rfm.evaluation.attack import ATTACKS, attack_tasks
 from rfm.evaluation.check import check_measures
 from rfm.evaluation.evaluate import evaluation_tasks
 from rfm.evaluation.measure_flatness import flatness_tasks
@@ -108,6 +110,17 @@ class _Command:
                     tasks = flatness_tasks(subject, evaluated)
                     carry_out(tasks, self.workdir, again=again, progress=bars)
 
+    def attack(self, run: Run) -> None:
+        check_measures(run)
+        name, split, again = self.arguments.attack, self.arguments.split, self.arguments.again
+        for subject in self.subjects(run):
+            tasks = attack_tasks(subject, name, self.workdir, splits=(split,), again=again)
+            with Bars(self.console) as bars:
+                found = carry_out(tasks, self.workdir, again=again, progress=bars)
+            for record in found:
+                for line in record.get("warnings", ()):
+                    self.warn(f"{record['name']}: {line}")
+
     def report(self) -> None:
         path = reporting.write_report(self.workdir)
         self.show_table()
@@ -155,6 +168,18 @@ def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
     return 0
 
 
+def _attack(arguments: argparse.Namespace, stop: Stop) -> int:
+    command = _Command(arguments, stop)
+    _must_exist(command.workdir)
+    if arguments.attack not in ATTACKS:  # before anything is loaded
+        close = difflib.get_close_matches(arguments.attack, ATTACKS, n=1)
+        hint = f"did you mean {close[0]}? There" if close else "there"
+        raise UserError(f"no attack {arguments.attack!r}; {hint} are {', '.join(ATTACKS)}")
+    command.attack(command.build())
+    command.show_table()
+    return 0
+
+
 def _report(arguments: argparse.Namespace, stop: Stop) -> int:
     _Command(arguments, stop).report()
     return 0
@@ -185,6 +210,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, Stop], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "flatness": _flatness,
+    "attack": _attack,
     "report": _report,
     "data": _data,
 }

@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jaxtyping import Array, Key
@@ -80,12 +80,13 @@ class Task:
 
     Attributes:
       record: the head, with the full protocol.
-      compute: given a callback for examples done, returns the remaining fields.
+      compute: given a callback for examples done and numbers worth seeing, returns the
+        remaining fields.
       examples: how many examples it goes through, for the progress bar.
     """
 
     record: dict[str, Any]
-    compute: Callable[[Callable[[int], None]], dict[str, Any]]
+    compute: Callable[["Tell"], dict[str, Any]]
     examples: int
 
 
@@ -100,8 +101,7 @@ def carry_out(
             title = f"{task.record['name']} @ {task.record['step']}"
             start = time.perf_counter()
 
-            def tell(done: int, title: str = title, total: int = task.examples) -> None:
-                progress(title, done, total, {})
+            tell = _teller(progress, title, task.examples)
 
             tell(0)
             record = {**task.record, **task.compute(tell)}
@@ -109,6 +109,19 @@ def carry_out(
             records.write(workdir, record)
         done.append(record)
     return done
+
+
+class Tell(Protocol):
+    """Is told the examples done, and numbers worth seeing."""
+
+    def __call__(self, done: int, **fields: float) -> None: ...
+
+
+def _teller(progress: Progress, title: str, total: int) -> Tell:
+    def tell(done: int, **fields: float) -> None:
+        progress(title, done, total, fields)
+
+    return tell
 
 
 def key_for(seed: int, purpose: str) -> Key[Array, ""]:

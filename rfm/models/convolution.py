@@ -8,10 +8,13 @@ written out by hand:
 
 - input gradient: a convolution of the (dilated) output gradient with the flipped,
   transposed kernel, in canonical form;
-- kernel gradient: a convolution in which batch and channels change places, in
-  canonical form, over eight examples at a time: a chunk stays in the cache, which made
-  it two to three times faster with both cores busy (outputs of 8 x 8 and more; below
-  that there is nothing to win).
+- kernel gradient: a matrix product over all pixels, a few examples at a time, so that
+  what it copies stays in the cache. With stride 1 it is that of the inputs, shifted by
+  each column of the kernel, and the output gradients, shifted by each row: every entry
+  of the product is wanted, and 3 + 3 copies are made where patches would take 9. With
+  other strides it is that of patches and output gradients. (Training gradients of
+  ResNet-18 take 0.85 to 0.95 of the time that a convolution with batch and channels in
+  each other's place takes, which is canonical, too.)
 
 On other platforms JAX's own derivatives are used: there they are the fast form.
 
@@ -20,6 +23,7 @@ reverse over reverse.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +33,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
-_CHUNK = 8  # examples per chunk of a kernel gradient
-_CHUNK_FROM = 8  # output height from which chunks pay off
+_CHUNK = 1024  # output pixels per chunk of a kernel gradient, at least
 
 Strides = tuple[int, int]
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -140,31 +143,77 @@ def _input_gradient(
 def _kernel_gradient(
     inputs: Array, shape: tuple[int, ...], gradient: Array, strides: Strides, padding: Padding
 ) -> Array:
-    pads = []
-    for axis in (0, 1):
-        before = padding[axis][0]
-        reach = (gradient.shape[1 + axis] - 1) * strides[axis] + shape[axis]
-        pads.append((before, reach - inputs.shape[1 + axis] - before))
+    factors = _shifted if strides == (1, 1) else _patches
 
     def of_chunk(inputs: Array, gradient: Array) -> Array:
-        return lax.conv_general_dilated(
-            inputs.transpose(3, 1, 2, 0),
-            gradient.transpose(1, 2, 0, 3),
-            (1, 1),
-            pads,
-            rhs_dilation=strides,
-            dimension_numbers=_CANONICAL,
-        ).transpose(1, 2, 0, 3)
+        left, right = factors(inputs, shape, gradient, strides, padding)
+        pixels = (left.shape[0], -1)
+        return lax.dot_general(
+            left.reshape(*pixels, left.shape[-1]),
+            right.reshape(*pixels, right.shape[-1]),
+            (((1,), (1,)), ((0,), (0,))),
+        )
 
+    # A batch that is cut over devices without their own program (shard_map) is worked
+    # through in one lane for each of them: every lane stays where it is.
     n = inputs.shape[0]
-    if gradient.shape[1] < _CHUNK_FROM or n % _CHUNK or n == _CHUNK:
-        return of_chunk(inputs, gradient)
-    # Chunk i takes every (n / _CHUNK)-th example, so that a sharded batch stays sharded.
-    inputs = inputs.reshape(_CHUNK, n // _CHUNK, *inputs.shape[1:])
-    gradient = gradient.reshape(_CHUNK, n // _CHUNK, *gradient.shape[1:])
-    return lax.fori_loop(
-        1,
-        n // _CHUNK,
-        lambda i, total: total + of_chunk(inputs[:, i], gradient[:, i]),
-        of_chunk(inputs[:, 0], gradient[:, 0]),
+    alone = bool(jax.sharding.get_abstract_mesh().manual_axes)
+    lanes = 1 if alone else math.gcd(n, jax.device_count())
+    in_lane = n // lanes
+    inputs = inputs.reshape(lanes, in_lane, *inputs.shape[1:])
+    gradient = gradient.reshape(lanes, in_lane, *gradient.shape[1:])
+    enough = math.ceil(_CHUNK / (gradient.shape[2] * gradient.shape[3]))
+    size = next((d for d in range(enough, in_lane) if in_lane % d == 0), in_lane)
+
+    def add_chunk(i: Array, total: Array) -> Array:
+        chunk = [lax.dynamic_slice_in_dim(v, i * size, size, 1) for v in (inputs, gradient)]
+        return total + of_chunk(*chunk)
+
+    total = of_chunk(inputs[:, :size], gradient[:, :size])
+    total = lax.fori_loop(1, in_lane // size, add_chunk, total).sum(0)
+    height, width, channels, features = shape
+    if strides == (1, 1):
+        return total.reshape(width, channels, height, features).transpose(2, 0, 1, 3)
+    return total.reshape(shape)
+
+
+def _shifted(
+    inputs: Array, shape: tuple[int, ...], gradient: Array, strides: Strides, padding: Padding
+) -> tuple[Array, Array]:
+    """Inputs shifted by each column of the kernel, gradients by each row (l, n, h, q, ...)."""
+    (above, _), (before, _) = padding
+    rows, columns = inputs.shape[2], gradient.shape[3]
+    after = columns + shape[1] - 1 - inputs.shape[3] - before
+    wide = _pad(inputs, (0, 0), (before, after))
+    # A row of the inputs meets the row of the gradient that is `a - above` further up.
+    top = shape[0] - 1 - above
+    tall = _pad(gradient, (top, rows - gradient.shape[2] + above), (0, 0))
+    starts = range(shape[0] - 1, -1, -1)
+    return (
+        jnp.concatenate([wide[..., b : b + columns, :] for b in range(shape[1])], -1),
+        jnp.concatenate([tall[:, :, a : a + rows] for a in starts], -1),
     )
+
+
+def _patches(
+    inputs: Array, shape: tuple[int, ...], gradient: Array, strides: Strides, padding: Padding
+) -> tuple[Array, Array]:
+    """The patch of the inputs that each output saw (l, n, p, q, a * b * i), and gradients."""
+    reaches, pads = [], []
+    for axis in (0, 1):
+        before, reach = padding[axis][0], (gradient.shape[2 + axis] - 1) * strides[axis] + 1
+        pads.append((before, reach + shape[axis] - 1 - inputs.shape[2 + axis] - before))
+        reaches.append(reach)
+    padded = _pad(inputs, *pads)
+    patches = [
+        padded[:, :, a : a + reaches[0] : strides[0], b : b + reaches[1] : strides[1]]
+        for a in range(shape[0])
+        for b in range(shape[1])
+    ]
+    return jnp.concatenate(patches, -1), gradient
+
+
+def _pad(images: Array, height: tuple[int, int], width: tuple[int, int]) -> Array:
+    """Zeros around (l, n, h, w, c); negative numbers cut."""
+    zero = jnp.zeros((), images.dtype)
+    return lax.pad(images, zero, [(0, 0, 0), (0, 0, 0), (*height, 0), (*width, 0), (0, 0, 0)])

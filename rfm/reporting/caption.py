@@ -62,6 +62,11 @@ def _measures(records: Sequence[Record]) -> Iterator[str]:
             worst = "of each example the worst case counts"
             first = _first(group)
             yield f"RErr and RLoss: {attack}; {first}{attacked}, {worst}."
+    ensembles = [record for record in records if record.name.startswith("attack-autoattack-")]
+    for ball, group in _distinct(ensembles, lambda record: threat_text(record.protocol)).items():
+        attacks = ", ".join(stage["stage"] for stage in group[0].protocol.get("stages") or ())
+        attacked = _examples(group, "rerr")
+        yield f"RErr and RLoss (AA): AutoAttack ({attacks}), {ball}; {_first(group)}{attacked}."
     for case in ("average", "worst"):
         start = f"flatness-{case}-"
         flatness = [record for record in records if record.name.startswith(start)]

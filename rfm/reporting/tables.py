@@ -33,12 +33,16 @@ OPEN = "–"
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One row: which value of which record, `record` with a place for the split."""
+    """One row: which value of which record, `record` with a place for the split.
+
+    An optional row is left out of tables in which nothing has been measured for it.
+    """
 
     label: str
     record: str
     value: str
     percent: bool = False
+    optional: bool = False
 
     @property
     def title(self) -> str:
@@ -48,8 +52,10 @@ class Measure:
 MEASURES = (
     Measure("Err", "evaluation-{}", "err", percent=True),
     Measure("RErr", "evaluation-{}", "rerr", percent=True),
+    Measure("RErr (AA)", "attack-autoattack-{}", "rerr", percent=True, optional=True),
     Measure("Loss", "evaluation-{}", "loss"),
     Measure("RLoss", "evaluation-{}", "rloss"),
+    Measure("RLoss (AA)", "attack-autoattack-{}", "rloss", optional=True),
     Measure("Average-case flatness of Loss", "flatness-average-loss-{}", "flatness"),
     Measure("Average-case flatness of RLoss", "flatness-average-rloss-{}", "flatness"),
     Measure("Worst-case flatness of Loss", "flatness-worst-loss-{}", "flatness"),
@@ -139,6 +145,11 @@ class ResultsTable:
         row = {measure.label: cells for measure, cells in self.rows}[label]
         return row[{"test": 0, "train": 1}[split]]
 
+    @property
+    def errors(self) -> int:
+        """How many rows, the first ones, are errors and losses and not flatness."""
+        return sum(not measure.record.startswith("flatness") for measure, _ in self.rows)
+
     def to_rich(self) -> rich.table.Table:
         """For the terminal; texts are literal, never markup."""
         table = rich.table.Table(
@@ -157,7 +168,7 @@ class ResultsTable:
             table.add_row(
                 rich.text.Text(measure.title),
                 *(rich.text.Text(cell.text) for cell in cells),
-                end_section=position == 3,
+                end_section=position + 1 == self.errors,
             )
         return table
 
@@ -207,7 +218,7 @@ class ResultsTable:
             + "</th>"
             for column in self.columns
         )
-        groups = (self.rows[:4], self.rows[4:])
+        groups = (self.rows[: self.errors], self.rows[self.errors :])
         bodies = "\n".join(
             "<tbody>\n"
             + "".join(
@@ -251,11 +262,17 @@ def table(records: Iterable[Record]) -> ResultsTable | None:
         record = by_place.get((column.step, measure.record.format(column.split)))
         return _cell(record.value(measure.value), measure.percent) if record else Cell()
 
+    names = {record.name for record in records}
+    measures = [
+        measure
+        for measure in MEASURES
+        if not measure.optional or any(measure.record.format(split) in names for split in SPLITS)
+    ]
     return ResultsTable(
         name=next((record.run for record in records if record.run), "this run"),
         columns=columns,
         rows=tuple(
-            (measure, tuple(cell(measure, column) for column in columns)) for measure in MEASURES
+            (measure, tuple(cell(measure, column) for column in columns)) for measure in measures
         ),
         caption=caption(records),
     )

@@ -99,7 +99,7 @@ def test_checkpoints_stand_side_by_side_the_latest_first(files):
         "Test (3000 and best, epoch 30)",
         "Train (3000 and best, epoch 30)",
     ]
-    flatness = dict(results.rows)[MEASURES[5]]
+    flatness = dict(results.rows)[MEASURES[7]]
     assert [cell.text for cell in flatness] == ["–", "–", "0.500 ± 0.100", "–"]
     assert "…" not in _terminal(results, width=80)
 
