@@ -1,5 +1,9 @@
-"""The network of `rfm.models.resnet` in PyTorch, and its weights."""
+"""The networks of `rfm.models.resnet` in PyTorch, and its weights."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -28,18 +32,24 @@ class Block(nn.Module):
         return relu(y, inplace=True)
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 for 32x32 inputs in [0, 1]; modules are named as in Flax."""
+class ResNet(nn.Module):
+    """A residual network for inputs in [0, 1], ResNet-18; modules are named as in Flax."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        stages: Sequence[int] = (2, 2, 2, 2),
+        mean: Sequence[float] = given.MEAN,
+        std: Sequence[float] = given.STD,
+    ) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(given.MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(given.STD).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.stem_norm = nn.BatchNorm2d(width)
         features, self.blocks = width, []
-        for stage in range(4):
-            for block in range(2):
+        for stage, blocks in enumerate(stages):
+            for block in range(blocks):
                 name = f"stage{stage + 1}_block{block + 1}"
                 made = Block(features, width * 2**stage, 2 if stage > 0 and block == 0 else 1)
                 self.add_module(name, made)
@@ -77,7 +87,7 @@ def from_flax(path: str, leaf: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def load(model: ResNet18) -> ResNet18:
+def load(model: ResNet) -> ResNet:
     """Gives the network the weights that both sides start from."""
     for name, parameter in model.named_parameters():
         path, shape = flax_path(name), tuple(parameter.shape)
@@ -88,6 +98,20 @@ def load(model: ResNet18) -> ResNet18:
     return model
 
 
-def perturbed(model: ResNet18) -> list[Tensor]:
+@torch.no_grad()
+def load_trained(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ResNet:
+    """The network of a finished training, from its Flax parameters and statistics by path."""
+    model = ResNet(about["width"], about["stages"], about["mean"], about["std"])
+    for name, parameter in model.named_parameters():
+        path = flax_path(name)
+        parameter.copy_(from_flax(path, torch.from_numpy(np.array(arrays[path]))))
+    for name, buffer in model.named_buffers():
+        module, _, kind = name.rpartition(".")
+        if kind in ("running_mean", "running_var"):
+            buffer.copy_(torch.from_numpy(np.array(arrays[f"{module}/{kind[8:]}"])))
+    return model
+
+
+def perturbed(model: ResNet) -> list[Tensor]:
     """Every weight tensor and bias except those of normalisation."""
     return [p for name, p in model.named_parameters() if "norm" not in name]

@@ -20,7 +20,7 @@ from torch.nn import functional
 from benchmarks import workload as given
 from benchmarks.harness import Job, cores
 from benchmarks.torch_attacks import LAYOUT, PGD, ascend, climb, draw, start
-from benchmarks.torch_resnet import ResNet18, load, perturbed
+from benchmarks.torch_resnet import ResNet, load, perturbed
 from benchmarks.workload import Workload
 
 
@@ -67,9 +67,9 @@ def autocast(asked: Workload) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(asked.device, torch.bfloat16, cache_enabled=False)
 
 
-def network(asked: Workload) -> ResNet18:
+def network(asked: Workload) -> ResNet:
     """ResNet-18 in evaluation mode, weights not differentiated."""
-    model = load(ResNet18(asked.width)).to(asked.device, memory_format=LAYOUT)
+    model = load(ResNet(asked.width)).to(asked.device, memory_format=LAYOUT)
     model = model.double() if asked.dtype == "float64" else model
     return model.eval().requires_grad_(False)
 
@@ -118,7 +118,7 @@ def at_step(asked: Workload, about: dict[str, str]) -> Callable[[], Tensor]:
     return steps
 
 
-def training(asked: Workload, *, random: bool = True) -> tuple[Callable[[], Tensor], ResNet18]:
+def training(asked: Workload, *, random: bool = True) -> tuple[Callable[[], Tensor], ResNet]:
     """A function that does one step, and the network that it trains.
 
     Without `random` there is no augmentation and attacks start at the input.

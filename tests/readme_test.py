@@ -27,6 +27,7 @@ def test_python_runs(monkeypatch, capsys):
     namespace: dict = {}
     exec(compile(code, str(README), "exec"), namespace)
     assert namespace["adv"].success.any()
+    assert (~namespace["aa"].robust | ~namespace["adv"].success).all()
     assert namespace["flat"].value == pytest.approx(
         namespace["flat"].perturbed - namespace["flat"].reference
     )

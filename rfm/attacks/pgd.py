@@ -18,15 +18,17 @@ batch. Weights are never differentiated.
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from rfm import loops, losses
 from rfm.attacks._common import (
     AttackResult,
+    bind_targets,
     check_inputs,
     finite,
     into_box,
@@ -38,12 +40,13 @@ from rfm.types import (
     Keys,
     Labels,
     LogitsFn,
-    LossFn,
     PerExample,
     Threat,
     as_partial,
     example_keys,
 )
+
+_Classes = tuple[Labels, Labels | None]  # labels, and targets if there are any
 
 
 class _State(NamedTuple):
@@ -52,6 +55,7 @@ class _State(NamedTuple):
     best_delta: Images
     best_loss: PerExample
     success: Bool[Array, " n"]
+    left: Int[Array, " n"]  # steps that PGD-tau still makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +69,12 @@ class PGD:
       restarts: random starts; the worst one counts for each example.
       momentum: weight of the past in the averaged gradient ``m <- momentum * m +
         (1 - momentum) * gradient / ||gradient||_1``; 0, as in the paper, is plain PGD.
-      loss: what is ascended, a function of logits and labels per example.
+      loss: what is ascended, a function of logits and labels per example, or of logits,
+        labels and targets if the attack is called with targets.
       random_start: start from a random point of the ball, else from the input.
+      stop_after: PGD-tau (Zhang et al., 2020, "friendly" adversarial training): an example
+        makes so many more steps after it is first misclassified, and the point where it
+        stops is returned, not the one of highest loss. None: all steps.
       chunk: how many examples times restarts go through the model at once; limits
         memory, changes no result but rounding. None: all.
       compiled: put the loop into one compiled program; None: where that is fast, see
@@ -81,8 +89,9 @@ class PGD:
     step_size: float
     restarts: int = 1
     momentum: float = 0.0
-    loss: LossFn = losses.cross_entropy
+    loss: Callable[..., PerExample] = losses.cross_entropy
     random_start: bool = True
+    stop_after: int | None = None
     chunk: int | None = dataclasses.field(default=None, metadata={"protocol": False})
     compiled: bool | None = dataclasses.field(default=None, metadata={"protocol": False})
 
@@ -91,10 +100,14 @@ class PGD:
             raise ValueError("PGD needs steps >= 0, restarts >= 1 and chunk >= 1")
         if not self.step_size >= 0 or not 0 <= self.momentum < 1:
             raise ValueError("PGD needs step_size >= 0 and momentum in [0, 1)")
+        if self.stop_after is not None and self.stop_after < 0:
+            raise ValueError(f"PGD needs stop_after >= 0, got {self.stop_after}")
         if self.restarts > 1 and not self.random_start:
             raise ValueError("PGD without a random start has nothing to restart: use restarts=1")
 
-    def __call__(self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys) -> AttackResult:
+    def __call__(
+        self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, targets: Labels | None = None
+    ) -> AttackResult:
         """Attacks `logits_fn` at inputs `x` (n, h, w, c) in [0, 1] with labels `y` (n,).
 
         Args:
@@ -103,6 +116,7 @@ class PGD:
           y: labels, integers.
           key: one key, or one per example (then the batch an example is in does not
             matter).
+          targets: for a targeted loss, the class that each example is pushed to.
 
         Returns:
           An `AttackResult`. A loss that is not a number counts as infinite.
@@ -110,17 +124,17 @@ class PGD:
         Raises:
           ValueError: shapes do not fit, or `x` is not floating point.
         """
-        check_inputs(x, y)
+        check_inputs(x, y, targets)
         logits_fn = as_partial(logits_fn)
         keys = example_keys(key, x.shape[0])
         compiled = self.compiled
         if compiled is None:
             compiled = loops.runs_fast_in_loops(logits_fn, x)
         run = _run_compiled if compiled else _run
-        return run(self, logits_fn, x, y, keys, compiled)
+        return run(self, logits_fn, x, (y, targets), keys, compiled)
 
 
-def pgd(logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, **settings: object) -> AttackResult:
+def pgd(logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, **settings: Any) -> AttackResult:
     """``PGD(**settings)(logits_fn, x, y, key)``; see `PGD` for settings and `PGD.__call__`.
 
     Example::
@@ -128,14 +142,27 @@ def pgd(logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, **settings: object
         adv = rfm.attacks.pgd(logits_fn, x, y, key, threat=rfm.threat.linf(8 / 255),
                               steps=20, step_size=0.007, restarts=10)
     """
-    return PGD(**settings)(logits_fn, x, y, key)  # type: ignore[arg-type]
+    targets = settings.pop("targets", None)
+    return PGD(**settings)(logits_fn, x, y, key, targets)
+
+
+def fgsm(
+    logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, *, threat: Threat, **settings: Any
+) -> AttackResult:
+    """The fast gradient sign method (Goodfellow et al., 2015): one step of size epsilon.
+
+    ``x + epsilon * steepest_ascent(gradient)``, without a random start; `settings` are those
+    of `PGD`, and the input itself counts, too, where its loss is higher.
+    """
+    settings = {"steps": 1, "step_size": threat.epsilon, "random_start": False} | settings
+    return pgd(logits_fn, x, y, key, threat=threat, **settings)
 
 
 def _run(
     attack: PGD,
     logits_fn: LogitsFn,
     x: Images,
-    y: Labels,
+    y: _Classes,
     keys: Key[Array, " n"],
     compiled: bool,
 ) -> AttackResult:
@@ -148,25 +175,25 @@ def _run(
     blocks = math.ceil(examples / limit)
     if examples % blocks:  # the last example fills up the blocks
         rows = jnp.minimum(jnp.arange(blocks * math.ceil(examples / blocks)), examples - 1)
-        x, y, keys = x[rows], y[rows], keys[rows]
+        x, y, keys = jax.tree.map(lambda v: v[rows], (x, y, keys))
     n = x.shape[0]
     groups = _smallest_divisor(
         attack.restarts, at_least=math.ceil(attack.restarts / max(limit // n, 1))
     )
     per_group = attack.restarts // groups
 
-    def attack_rows(rows: tuple[Images, Labels, Key[Array, " m"], Array]) -> AttackResult:
+    def attack_rows(rows: tuple[Images, _Classes, Key[Array, " m"], Array]) -> AttackResult:
         x, y, keys, group = rows
         m = x.shape[0]
         restart = group * per_group + jnp.arange(per_group)
         restart_keys = jax.vmap(
             lambda k: jax.vmap(functools.partial(jax.random.fold_in, k))(restart)
         )(keys)
-        x, y = jnp.repeat(x, per_group, axis=0), jnp.repeat(y, per_group, axis=0)
+        x, y = jax.tree.map(lambda v: jnp.repeat(v, per_group, axis=0), (x, y))
         found = _ascend(attack, logits_fn, x, y, restart_keys.reshape(-1), compiled)
         return _worst(jax.tree.map(lambda v: v.reshape(m, per_group, *v.shape[1:]), found))
 
-    def over_groups(block: tuple[Images, Labels, Key[Array, " m"]]) -> AttackResult:
+    def over_groups(block: tuple[Images, _Classes, Key[Array, " m"]]) -> AttackResult:
         if groups == 1:
             return attack_rows((*block, jnp.int32(0)))
         found = loops.map_over(
@@ -190,7 +217,7 @@ def _ascend(
     attack: PGD,
     logits_fn: LogitsFn,
     x: Images,
-    y: Labels,
+    y: _Classes,
     keys: Key[Array, " n"],
     compiled: bool,
 ) -> AttackResult:
@@ -214,42 +241,56 @@ def _start(attack: PGD, x: Images, keys: Key[Array, " n"]) -> _State:
         delta,
         jnp.full(x.shape[0], -jnp.inf, loss_dtype),
         jnp.zeros(x.shape[0], bool),
+        jnp.full(x.shape[0], attack.stop_after or 0, jnp.int32),
     )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _step(attack: PGD, logits_fn: LogitsFn, x: Images, y: Labels, state: _State) -> _State:
+def _step(attack: PGD, logits_fn: LogitsFn, x: Images, y: _Classes, state: _State) -> _State:
     def total(delta: Images) -> tuple[Array, tuple[PerExample, Array]]:
-        logits = logits_fn(x + delta)
-        loss = attack.loss(logits, y)
-        return loss.sum(), (loss, losses.is_misclassified(logits, y))
+        loss, wrong = _judge(attack, logits_fn(x + delta), y)
+        return loss.sum(), (loss, wrong)
 
     gradient, (loss, wrong) = jax.grad(total, has_aux=True)(state.delta)
     gradient = finite(gradient)
-    state = _keep_worst(state, loss, wrong)
+    state = _keep(attack, state, loss, wrong)
     velocity = gradient
     if attack.momentum:
         size = jnp.sum(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)), keepdims=True)
         unit = gradient / jnp.where(size > 0, size, 1.0)
         velocity = attack.momentum * state.velocity + (1 - attack.momentum) * unit
     delta = state.delta + attack.step_size * attack.threat.steepest_ascent(velocity)
+    delta, left = into_box(x, attack.threat.project(delta)), state.left
+    if attack.stop_after is not None:
+        delta = where_rows(state.success & (left == 0), state.delta, delta)
+        left = jnp.where(state.success, jnp.maximum(left - 1, 0), left)
     return state._replace(
-        delta=into_box(x, attack.threat.project(delta)),
-        velocity=velocity if attack.momentum else state.velocity,
+        delta=delta, left=left, velocity=velocity if attack.momentum else state.velocity
     )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _finish(attack: PGD, logits_fn: LogitsFn, x: Images, y: Labels, state: _State) -> AttackResult:
-    logits = logits_fn(x + state.delta)
-    state = _keep_worst(state, attack.loss(logits, y), losses.is_misclassified(logits, y))
+def _finish(
+    attack: PGD, logits_fn: LogitsFn, x: Images, y: _Classes, state: _State
+) -> AttackResult:
+    state = _keep(attack, state, *_judge(attack, logits_fn(x + state.delta), y))
     x = jnp.clip(x + state.best_delta, 0.0, 1.0)
     return AttackResult(x, state.best_loss, state.success)
 
 
-def _keep_worst(state: _State, loss: PerExample, wrong: Bool[Array, " n"]) -> _State:
+def _judge(attack: PGD, logits: Array, y: _Classes) -> tuple[PerExample, Bool[Array, " n"]]:
+    """The loss, and is it misclassified?"""
+    labels, targets = y
+    loss: PerExample = bind_targets(attack.loss, targets)(logits, labels)
+    return loss, losses.is_misclassified(logits, labels)
+
+
+def _keep(attack: PGD, state: _State, loss: PerExample, wrong: Bool[Array, " n"]) -> _State:
+    """The point of highest loss so far; of PGD-tau the present one."""
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss).astype(state.best_loss.dtype)
     better = loss > state.best_loss
+    if attack.stop_after is not None:
+        better = jnp.ones_like(better)
     return state._replace(
         best_delta=where_rows(better, state.delta, state.best_delta),
         best_loss=jnp.where(better, loss, state.best_loss),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rfm import losses
-from rfm.attacks import PGD, pgd
+from rfm.attacks import PGD, fgsm, pgd
 from rfm.threat import l2, linf
 from rfm.types import bind, example_keys
 
@@ -437,3 +437,73 @@ def test_settings_are_static_arguments():
     assert hash(PGD(linf(0.1), 2, 0.1)) == hash(PGD(linf(0.1), 2, 0.1))
     with pytest.raises(dataclasses.FrozenInstanceError):
         PGD(linf(0.1), 2, 0.1).steps = 3  # type: ignore[misc]
+
+
+# Targets, one step, and stopping early
+
+
+def test_a_targeted_loss_gets_its_targets(problem, x64):
+    _, logits_fn, x, y = problem
+    targets = (y + 1) % 4
+    loss = losses.targeted_cross_entropy
+    found = pgd(
+        logits_fn, x, y, KEY, threat=linf(1.0), steps=30, step_size=0.05, loss=loss, targets=targets
+    )
+    np.testing.assert_array_equal(np.argmax(logits_fn(found.x), -1), targets)
+    np.testing.assert_allclose(found.loss, loss(logits_fn(found.x), y, targets), rtol=1e-9)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 12])
+def test_chunks_keep_examples_and_targets_together(problem, x64, chunk):
+    _, logits_fn, x, y = problem
+    targets, whole = (y + 1) % 4, PGD(linf(0.1), 3, 0.03, 2, loss=losses.targeted_margin)
+    part = dataclasses.replace(whole, chunk=chunk)
+    for a, b in zip(
+        whole(logits_fn, x, y, KEY, targets), part(logits_fn, x, y, KEY, targets), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+
+
+def test_fgsm_is_one_step_of_epsilon(problem, x64):
+    network, logits_fn, x, y = problem
+    found = fgsm(logits_fn, x, y, KEY, threat=linf(0.02))
+    _, _, gradient, _ = network.differentiate(network.params, x, y)
+    stepped = np.clip(x + 0.02 * np.sign(gradient), 0, 1)
+    higher = losses.cross_entropy(logits_fn(stepped), y) > losses.cross_entropy(logits_fn(x), y)
+    assert higher.sum() >= 4
+    np.testing.assert_allclose(np.asarray(found.x)[higher], stepped[higher], atol=1e-12)
+
+
+@pytest.mark.parametrize("tau", [0, 1, 3])
+def test_pgd_tau_stops_so_many_steps_after_the_label_flips(problem, x64, tau):
+    """One example after the other: plain PGD of as many steps as PGD-tau made."""
+    network, logits_fn, x, _ = problem
+    y = np.asarray(logits_fn(x)).argmax(1)
+    attack = PGD(linf(0.1), 12, 0.004, random_start=False, stop_after=tau)
+    found = attack(logits_fn, x, y, KEY)
+    stopped_early = 0
+    for i in range(len(x)):
+        point, left = x[i], None
+        for _ in range(12):
+            _, _, (gradient,), (prediction,) = network.differentiate(
+                network.params, point[None], y[i : i + 1]
+            )
+            if left is None and prediction != y[i]:
+                left = tau
+            if left == 0:
+                stopped_early += 1
+                break
+            left = left if left is None else left - 1
+            delta = np.clip(point - x[i] + 0.004 * np.sign(gradient), -0.1, 0.1)
+            point = np.clip(x[i] + delta, 0, 1)
+        np.testing.assert_allclose(found.x[i], point, atol=1e-12)
+    assert stopped_early > 0
+    np.testing.assert_allclose(found.loss, losses.cross_entropy(logits_fn(found.x), y), rtol=1e-9)
+
+
+def test_pgd_tau_leaves_what_is_misclassified_where_it_is(problem, x64):
+    _, logits_fn, x, _ = problem
+    y = (np.asarray(logits_fn(x)).argmax(1) + 1) % 4
+    found = PGD(linf(0.1), 5, 0.02, random_start=False, stop_after=0)(logits_fn, x, y, KEY)
+    np.testing.assert_array_equal(found.x, x)
+    assert found.success.all()
