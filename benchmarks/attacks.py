@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import report
 from benchmarks.harness import cores
 
 ALONE = ("apgd-ce", "apgd-t", "fab-t", "square")
 ENSEMBLE = "standard"
-RESULTS = Path(__file__).parent / "results"
+RESULTS = report.RESULTS / "attacks"
+BEGIN, END = "<!-- attacks: written by benchmarks.attacks -->", "<!-- end of attacks -->"
 
 
 def rfm_side(options: argparse.Namespace, folder: Path) -> None:
@@ -33,7 +33,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
 
     from rfm import threat
     from rfm.attacks import autoattack
-    from rfm.attacks.autoattack import STAGES
+    from rfm.attacks.ensembles import STAGES
     from rfm.cli.config import resolve
     from rfm.data.augment import to_float
     from rfm.data.splits import evaluation
@@ -164,28 +164,67 @@ def main() -> int:
         ours, theirs = (
             json.loads((Path(folder) / f"{side}.json").read_text()) for side in ("rfm", "torch")
         )
-    rows = compare(ours, theirs)
-    table = Table(title=f"AutoAttack, epsilon {options.epsilon * 255:g}/255, rfm | pyautoattack")
-    for title in ("attack", "stand (%)", "differ", "RLoss", "seconds", "ratio", "compiling (s)"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        pairs = [" | ".join(f"{v:{f}}" for v in row[k]) for k, f in _PAIRS]
-        stand = " | ".join(f"{100 * v:.1f}" for v in row["stand"])
-        differ = f"{row['only_one_side_broke']} of {row['examples']}"
-        ratio, compiling = f"{row['ratio']:.2f}", f"{row['compiling']:.0f}"
-        table.add_row(row["attack"], stand, differ, *pairs, ratio, compiling)
-    Console(width=120).print(table)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"attacks-{options.device}.json"
-    found = {"rows": rows, "versions": ours["versions"] | theirs["versions"], "cores": cores()}
-    found |= {"epsilon": options.epsilon, "seed": options.seed, "batch_size": options.batch_size}
-    found["broken_by"] = ours[ENSEMBLE]["broken_by"]
+    found = {
+        "rows": compare(ours, theirs),
+        "broken_by": ours[ENSEMBLE]["broken_by"],
+        "epsilon": options.epsilon,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "about": about(options.workdir),
+        "versions": ours["versions"] | theirs["versions"],
+        "environment": report.describe_environment(),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{options.device}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
+    render()
+    print(markdown(found))
     print(f"written to {path}")
     return 0
 
 
-_PAIRS = (("rloss", ".3f"), ("seconds", ".1f"))
+def about(workdir: Path) -> str:
+    """The network, in words."""
+    config = json.loads((workdir / "config.json").read_text())
+    model, name = config["model"], config["name"]
+    return f"{model['name']} of width {model['width']}, trained by {name}"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table of one comparison."""
+    environment = found["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    lines = [
+        f"{found['about']}; L-infinity, epsilon {255 * found['epsilon']:g}/255; the first"
+        f" {found['rows'][0]['examples']} test examples, batches of {found['batch_size']}, seed"
+        f" {found['seed']}. {environment['cpu']}, {environment['cores']} cores; {versions};"
+        f" revision {environment['git']}.",
+        "",
+        "| attack | stand (%): rfm, peer | only one side broke | RLoss | seconds | ratio |"
+        " compiling (s) |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in found["rows"]:
+        pairs = (
+            ", ".join(f"{100 * v:.1f}" for v in row["stand"]),
+            str(row["only_one_side_broke"]),
+            ", ".join(f"{v:.3f}" for v in row["rloss"]),
+            ", ".join(f"{v:.1f}" for v in row["seconds"]),
+            f"{row['ratio']:.2f}",
+            f"{row['compiling']:.0f}",
+        )
+        lines.append(f"| {row['attack']} | " + " | ".join(pairs) + " |")
+    names, counts = np.unique([n for n in found["broken_by"] if n], return_counts=True)
+    broken = ", ".join(f"{n} by {name}" for name, n in zip(names, counts, strict=True))
+    return "\n".join([*lines, "", f"Broken by rfm's ensemble: {broken}.", ""])
+
+
+def render(readme: Path = report.HERE / "README.md", folder: Path = RESULTS) -> None:
+    """Rewrites the marked region of the README from the results files."""
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    parts = [markdown(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
+    readme.write_text("\n".join([before + BEGIN, "", *parts, END + after]))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -53,12 +53,12 @@ def title(workload: Workload) -> str:
     return f"{what}; width {workload.width}" + ("" if plain else f", {workload.dtype}")
 
 
-def times(kind: str, width: int, options: argparse.Namespace) -> int:
+def times(kind: str, options: argparse.Namespace) -> int:
     """How often the inner part is repeated: by default what the device can bear."""
     on_cpu = options.device == "cpu"
     if kind == "at_step":
         return options.steps_per_dispatch or (2 if on_cpu else 65)
-    return options.times or (1 if on_cpu and width > 16 else FULL)
+    return options.times or (1 if on_cpu else FULL)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
                 workload = Workload(
                     kind,
                     width,
-                    times(kind, width, options),
+                    times(kind, options),
                     dtype=options.dtype,
                     device=options.device,
                     data=options.data,
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "--times",
         type=int,
         default=0,
-        help="restarts or samples (10; CPU, width > 16: 1)",
+        help="restarts or samples (1 on CPU, else 10)",
     )
     add("--steps-per-dispatch", type=int, default=0, help="AT steps per call (2 on CPU, else 65)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="for both sides (cpu)")

@@ -108,7 +108,8 @@ def load_trained(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     for name, buffer in model.named_buffers():
         module, _, kind = name.rpartition(".")
         if kind in ("running_mean", "running_var"):
-            buffer.copy_(torch.from_numpy(np.array(arrays[f"{module}/{kind[8:]}"])))
+            path = f"{module.replace('.', '/')}/{kind.removeprefix('running_')}"
+            buffer.copy_(torch.from_numpy(np.array(arrays[path])))
     return model
 
 

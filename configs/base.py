@@ -88,7 +88,7 @@ def get_config() -> ConfigDict:
                 },
             },
             # Smaller measures at every snapshot, for curves through training. With the steps
-            # of the full measures they share their compilations.
+            # of the full measures those of flatness share their compilations.
             "snapshots": {
                 "examples": 256,
                 "steps": 20,

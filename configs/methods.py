@@ -4,12 +4,11 @@ A method is a function that changes a few fields of a config. Its docstring says
 words what it is, which row it is, and what the paper got for it.
 """
 
-import difflib
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from rfm.errors import UserError
+from rfm.errors import choose
 
 
 def at(config: ConfigDict) -> None:
@@ -35,10 +34,6 @@ def apply(config: ConfigDict, name: str) -> ConfigDict:
       UserError: there is no such method.
     """
     name = name or "at"
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"method {name!r} is not one of {', '.join(METHODS)}{hint}")
-    METHODS[name](config)
+    choose("method", name, METHODS)(config)
     config.name = name
     return config

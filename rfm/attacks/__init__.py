@@ -12,8 +12,8 @@ from rfm.attacks._common import AttackResult as AttackResult
 from rfm.attacks.apgd import APGD as APGD
 from rfm.attacks.apgd import apgd as apgd
 from rfm.attacks.autoattack import EnsembleResult as EnsembleResult
-from rfm.attacks.autoattack import Stage as Stage
 from rfm.attacks.autoattack import autoattack as autoattack
+from rfm.attacks.ensembles import Stage as Stage
 from rfm.attacks.fab import FAB as FAB
 from rfm.attacks.fab import fab as fab
 from rfm.attacks.pgd import PGD as PGD

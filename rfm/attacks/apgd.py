@@ -119,7 +119,8 @@ class APGD:
         logits_fn, keys = as_partial(logits_fn), example_keys(key, x.shape[0])
         compiled = self.compiled
         if compiled is None:
-            compiled = self.draws > 0 or loops.runs_fast_in_loops(logits_fn, x)
+            one = jax.tree_util.Partial(_with_key, logits_fn, keys[0]) if self.draws else logits_fn
+            compiled = loops.runs_fast_in_loops(one, x)
         run = _run_compiled if compiled else _run
         found = run(self, logits_fn, x, y, keys, targets, 0, compiled)
         for restart in range(1, self.restarts):
@@ -291,7 +292,13 @@ def _evaluate(
     else:
         # A random model draws for the whole batch from one key.
         each = jax.random.split(keys[0], attack.draws)
-        found = jax.lax.map(lambda key: gradient_of(x, key), each)
+        # Side by side: with their keys, calls may differ in anything but their weights.
+        found = jax.vmap(lambda key: gradient_of(x, key))(each)
         gradient, (loss, logits) = jax.tree.map(lambda v: v.mean(0), found)
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)
     return finite(gradient), loss, losses.is_misclassified(logits, y)
+
+
+def _with_key(logits_fn: LogitsFn, key: Key[Array, ""], x: Images) -> Float[Array, "n k"]:
+    logits: Array = logits_fn(x, key)  # type: ignore[call-arg]
+    return logits

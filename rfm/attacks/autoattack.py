@@ -1,20 +1,21 @@
 """AutoAttack (Croce & Hein, 2020): four attacks in a row, each on what still stands.
 
-The ensemble is a tuple of `Stage`s. Each stage makes one or more passes (a restart, or a
-target class) over the examples that are still classified correctly. Survivors of all the
+The ensemble is a tuple of `Stage`s, see `rfm.attacks.ensembles`. Each stage makes one or
+more passes over the examples that are still classified correctly. Survivors of all the
 examples are gathered into batches of one fixed size, the last one filled up, so each
 attack is compiled once, whatever falls. Whatever an attack returns is looked at again in
 a clean pass: only what is in the ball, in [0, 1] and misclassified counts.
 
 Draws go by stage, pass and example, so the result does not depend on what else stood in
-a batch. Everything that is known is in a `Progress`, a few arrays: a run that was
-interrupted goes on from the one that it last reported.
+a batch (a model that takes a key itself draws for a whole batch, though). Everything that
+is known is in a `Progress`, a few arrays: a run that was interrupted goes on from the one
+that it last reported.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rfm import losses
 from rfm.attacks import checks
-from rfm.attacks._common import AttackResult, check_inputs, fold
-from rfm.attacks.apgd import APGD
-from rfm.attacks.fab import FAB
+from rfm.attacks._common import check_inputs, fold
+from rfm.attacks.ensembles import VERSIONS, Stage, passes
 from rfm.attacks.square import Square
 from rfm.attacks.targets import likely_targets
 from rfm.batching import batches
@@ -34,78 +34,6 @@ from rfm.types import Images, Keys, Labels, LogitsFn, Place, Threat, as_partial,
 _LOOKED_AT = 32  # examples for the warnings
 STANDS = -1
 WAS_WRONG = -2
-
-
-class Attack(Protocol):
-    """What a stage needs of an attack."""
-
-    @property
-    def threat(self) -> Threat: ...
-
-    def __call__(self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys) -> AttackResult: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One attack of an ensemble.
-
-    Attributes:
-      name: as it is reported, e.g. "apgd-t".
-      attack: with a single restart; further ones are passes of their own.
-      passes: restarts, or the number of target classes.
-      targeted: call the attack with targets, one class per pass.
-    """
-
-    name: str
-    attack: Any
-    passes: int = 1
-    targeted: bool = False
-
-
-def _apgd_t(threat: Threat) -> Stage:
-    loss = losses.targeted_difference_of_logits_ratio
-    return Stage("apgd-t", APGD(threat, loss=loss), passes=9, targeted=True)
-
-
-STAGES: dict[str, Callable[[Threat], Stage]] = {
-    "apgd-ce": lambda threat: Stage("apgd-ce", APGD(threat)),
-    "apgd-dlr": lambda threat: Stage(
-        "apgd-dlr", APGD(threat, loss=losses.difference_of_logits_ratio)
-    ),
-    "apgd-t": _apgd_t,
-    "fab": lambda threat: Stage("fab", FAB(threat)),
-    "fab-t": lambda threat: Stage("fab-t", FAB(threat), passes=9, targeted=True),
-    "square": lambda threat: Stage("square", Square(threat)),
-}
-"""The attacks of the ensembles by name, as "standard" has them."""
-
-
-def standard(threat: Threat) -> tuple[Stage, ...]:
-    """APGD on cross-entropy, APGD-T and FAB-T with 9 targets, Square with 5000 queries."""
-    return tuple(STAGES[name](threat) for name in ("apgd-ce", "apgd-t", "fab-t", "square"))
-
-
-def plus(threat: Threat) -> tuple[Stage, ...]:
-    """Adds APGD on DLR and untargeted FAB; these and APGD on cross-entropy start five times."""
-    names = ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t")
-    stages = (STAGES[name](threat) for name in names)
-    often = ("apgd-ce", "apgd-dlr", "fab")
-    return tuple(dataclasses.replace(s, passes=5) if s.name in often else s for s in stages)
-
-
-def rand(threat: Threat) -> tuple[Stage, ...]:
-    """For models that take a key: APGD on averages of 20 gradients, two losses."""
-    return tuple(
-        dataclasses.replace(stage, attack=dataclasses.replace(stage.attack, draws=20))
-        for stage in (STAGES[name](threat) for name in ("apgd-ce", "apgd-dlr"))
-    )
-
-
-VERSIONS: dict[str, Callable[[Threat], tuple[Stage, ...]]] = {
-    "standard": standard,
-    "plus": plus,
-    "rand": rand,
-}
 
 
 class Progress(NamedTuple):
@@ -296,24 +224,24 @@ class _Runner:
         """What the original warns of, from a few examples and from who broke what."""
         few = np.flatnonzero(progress.broken_by != WAS_WRONG)[:_LOOKED_AT]
         found: list[str | None] = []
-        if len(few) and not self.random:
+        if len(few):
             x, y = jnp.asarray(self.x[few]), jnp.asarray(self.y[few])
-            found.append(checks.outputs_are_probabilities(self.logits_fn(x)))
+            outputs = self.logits_fn(x, self.keys[0]) if self.random else self.logits_fn(x)
+            found.append(checks.outputs_are_probabilities(outputs))
+        if len(few) and not self.random:
             found.append(checks.outputs_change(self.logits_fn, x))
             found.append(checks.gradients_are_zero(self.logits_fn, x, y))
         for number, stage in enumerate(self.stages):
-            if isinstance(stage.attack, Square) and number:
+            if isinstance(stage.attack, Square) and number == len(self.stages) - 1 and number:
                 found.append(checks.square_is_better(progress.broken_by, number))
         yield from filter(None, found)
 
 
-def passes(stage: Stage, classes: int) -> int:
-    """How many passes a stage makes over a model of so many classes."""
-    return min(stage.passes, classes - 1) if stage.targeted else stage.passes
-
-
 def _stages(version: str | tuple[Stage, ...], threat: Threat) -> tuple[Stage, ...]:
     if not isinstance(version, str):
+        takes_key = {bool(getattr(stage.attack, "draws", 0)) for stage in version}
+        if len(takes_key) != 1 or (True in takes_key and any(s.targeted for s in version)):
+            raise ValueError("stages must all be for models that take a key, or all for others")
         return version
     if version not in VERSIONS:
         raise ValueError(f"version must be one of {', '.join(VERSIONS)}, got {version!r}")

@@ -48,11 +48,11 @@ def gradients_are_zero(logits_fn: LogitsFn, x: Images, y: Labels) -> str | None:
 
 
 def square_is_better(broken_by: Int[np.ndarray, " n"], square: int) -> str | None:
-    """It should find nothing that attacks with gradients have missed."""
+    """After attacks with gradients it should find nothing more."""
     share = float(np.mean(broken_by == square))
     if share > _SQUARE:
         return (
-            f"the Square attack broke {share:.1%} of the examples that attacks by gradients did"
+            f"the Square attack broke {share:.1%} of the examples, which the attacks before it did"
             " not: use more queries and restarts, or an attack made for this model"
         )
     return None

@@ -32,6 +32,7 @@ from rfm.attacks._common import (
     to_boundary,
     where_rows,
 )
+from rfm.threat import L2, Linf
 from rfm.types import (
     Images,
     Keys,
@@ -63,7 +64,8 @@ class FAB:
     Attributes:
       threat: L-infinity or L2, see `rfm.threat`: the norm, and up to where points count.
       steps: steps per restart (100 in AutoAttack).
-      restarts: the first begins at the input, the others at random within epsilon / 2.
+      restarts: the first begins at the input, the others at random, epsilon / 2 away.
+      random_start: begin the first at random, too.
       alpha_max: the largest share of the original input's projection.
       overshoot: eta, how far beyond the boundary steps go.
       backward: beta, what is kept of the distance after a misclassified point.
@@ -77,6 +79,7 @@ class FAB:
     threat: Threat
     steps: int = 100
     restarts: int = 1
+    random_start: bool = False
     alpha_max: float = 0.1
     overshoot: float = 1.05
     backward: float = 0.9
@@ -85,6 +88,8 @@ class FAB:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1:
             raise ValueError("FAB needs steps >= 1 and restarts >= 1")
+        if not isinstance(self.threat, Linf | L2):
+            raise ValueError(f"FAB knows L-infinity and L2 balls, got {self.threat!r}")
 
     def __call__(
         self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, targets: Labels | None = None
@@ -142,7 +147,7 @@ def _run(
     restart: int,
     compiled: bool,
 ) -> Minimal:
-    state = _start(attack, x, fold(keys, restart), restart)
+    state = _start(attack, logits_fn, x, y, fold(keys, restart), restart)
 
     def step(state: tuple[Images, Minimal]) -> tuple[Images, Minimal]:
         return _step(attack, logits_fn, x, y, targets, *state)
@@ -154,11 +159,20 @@ _run_compiled = jax.jit(_run, static_argnums=(0, 7))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _start(attack: FAB, x: Images, keys: Key[Array, " n"], restart: int) -> tuple[Images, Minimal]:
+def _start(
+    attack: FAB,
+    logits_fn: LogitsFn,
+    x: Images,
+    y: Labels,
+    keys: Key[Array, " n"],
+    restart: int,
+) -> tuple[Images, Minimal]:
     drawn = per_row(attack.threat.sample, keys, x.shape).astype(x.dtype)
-    away = jnp.where(jnp.asarray(restart) > 0, 0.5, 0.0).astype(x.dtype)
+    at_random = attack.random_start | (jnp.asarray(restart) > 0)
+    away = jnp.where(at_random, 0.5, 0.0).astype(x.dtype)
     start = jnp.clip(x + away * to_boundary(attack.threat, drawn), 0.0, 1.0)
-    return start, Minimal(x, jnp.full(x.shape[0], jnp.inf, x.dtype))
+    wrong = losses.is_misclassified(logits_fn(x), y)
+    return start, Minimal(x, jnp.where(wrong, 0.0, jnp.inf).astype(x.dtype))
 
 
 @functools.partial(jax.jit, static_argnums=0)

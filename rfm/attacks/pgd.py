@@ -75,6 +75,8 @@ class PGD:
       stop_after: PGD-tau (Zhang et al., 2020, "friendly" adversarial training): an example
         makes so many more steps after it is first misclassified, and the point where it
         stops is returned, not the one of highest loss. None: all steps.
+      misclassified_first: return the misclassified iterate of highest loss where there is
+        one, as ensembles want it.
       chunk: how many examples times restarts go through the model at once; limits
         memory, changes no result but rounding. None: all.
       compiled: put the loop into one compiled program; None: where that is fast, see
@@ -92,6 +94,7 @@ class PGD:
     loss: Callable[..., PerExample] = losses.cross_entropy
     random_start: bool = True
     stop_after: int | None = None
+    misclassified_first: bool = False
     chunk: int | None = dataclasses.field(default=None, metadata={"protocol": False})
     compiled: bool | None = dataclasses.field(default=None, metadata={"protocol": False})
 
@@ -191,7 +194,7 @@ def _run(
         )(keys)
         x, y = jax.tree.map(lambda v: jnp.repeat(v, per_group, axis=0), (x, y))
         found = _ascend(attack, logits_fn, x, y, restart_keys.reshape(-1), compiled)
-        return _worst(jax.tree.map(lambda v: v.reshape(m, per_group, *v.shape[1:]), found))
+        return _worst(attack, jax.tree.map(lambda v: v.reshape(m, per_group, *v.shape[1:]), found))
 
     def over_groups(block: tuple[Images, _Classes, Key[Array, " m"]]) -> AttackResult:
         if groups == 1:
@@ -199,7 +202,7 @@ def _run(
         found = loops.map_over(
             lambda group: attack_rows((*block, group)), jnp.arange(groups), compiled=compiled
         )
-        return _worst(jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1), found))
+        return _worst(attack, jax.tree.map(lambda v: jnp.moveaxis(v, 0, 1), found))
 
     if blocks == 1:
         return over_groups((x, y, keys))
@@ -289,6 +292,8 @@ def _keep(attack: PGD, state: _State, loss: PerExample, wrong: Bool[Array, " n"]
     """The point of highest loss so far; of PGD-tau the present one."""
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss).astype(state.best_loss.dtype)
     better = loss > state.best_loss
+    if attack.misclassified_first:
+        better = jnp.where(wrong == state.success, better, wrong)
     if attack.stop_after is not None:
         better = jnp.ones_like(better)
     return state._replace(
@@ -298,15 +303,18 @@ def _keep(attack: PGD, state: _State, loss: PerExample, wrong: Bool[Array, " n"]
     )
 
 
-def _worst(found: AttackResult) -> AttackResult:
+def _worst(attack: PGD, found: AttackResult) -> AttackResult:
     """The restart (second axis) of highest loss; success of any."""
-    worst = jnp.argmax(found.loss, axis=1)
+    success, loss = found.success.any(axis=1), found.loss
+    if attack.misclassified_first:
+        loss = jnp.where(success[:, None] & ~found.success, -jnp.inf, loss)
+    worst = jnp.argmax(loss, axis=1)
 
     def pick(v: Array) -> Array:
         index = worst.reshape(-1, *[1] * (v.ndim - 1))
         return jnp.take_along_axis(v, index, axis=1)[:, 0]
 
-    return AttackResult(pick(found.x), pick(found.loss), found.success.any(axis=1))
+    return AttackResult(pick(found.x), pick(found.loss), success)
 
 
 def _smallest_divisor(n: int, *, at_least: int) -> int:

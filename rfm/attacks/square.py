@@ -258,7 +258,8 @@ def _change_l2(
 ) -> Float[Array, "h w c"]:
     """A pair of bumps is added in one window; another one is emptied for it.
 
-    Norms are per channel, as in the authors' code.
+    The norm of both windows, and an equal share of what the ball leaves unused, goes into
+    the first one, channel by channel.
     """
     place, other, signs, turn = jax.random.split(key, 4)
     inside, rows, columns = _window(place, delta.shape, side)
@@ -271,7 +272,7 @@ def _change_l2(
     old = jnp.where(within, delta, 0.0)
     new = jnp.where(within, pattern[..., None] * sign, 0.0) + _unit(old)
     unused = jnp.maximum(epsilon**2 - jnp.sum(delta**2), 0.0)
-    budget = unused / delta.shape[-1] + jnp.sum(jnp.where(either, delta, 0.0) ** 2)
+    budget = unused / delta.shape[-1] + jnp.sum(jnp.where(either, delta, 0.0) ** 2, axis=(0, 1))
     kept = jnp.where(either, 0.0, delta)
     return kept + _unit(new) * jnp.sqrt(budget)
 

@@ -1,9 +1,8 @@
 """From ``--config`` and its overrides to a config."""
 
-import difflib
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 import rfm.configs
 from rfm import workdir as workdirs
 from rfm.configs import base
-from rfm.errors import UserError
+from rfm.errors import UserError, did_you_mean
 
 _SHIPPED = Path(rfm.configs.__file__).parent
 _NOT_RUN = ("__init__", "base", "methods")
@@ -88,7 +87,7 @@ def _find(spec: str) -> tuple[Path, str]:
     if given.parent in (Path("."), Path("configs")) and given.stem in names:
         return shipped, method
     raise UserError(
-        f"no config {name!r}{_suggestion(given.stem, names)}; give a Python file or one of"
+        f"no config {name!r}{did_you_mean(given.stem, names)}; give a Python file or one of"
         f" {', '.join(names)}"
     )
 
@@ -101,7 +100,7 @@ def _check_fields(config: ConfigDict, source: str) -> None:
             raise UserError(f"{source} lacks the field {name}; start from rfm.configs.base")
     for name, value in found.items():
         if name not in expected:
-            hint = _suggestion(name, expected)
+            hint = did_you_mean(name, expected)
             raise UserError(f"{source} has a field {name} that rfm does not know{hint}")
         _check_type(f"{source}: config.{name}", value, expected[name])
 
@@ -123,7 +122,7 @@ def _override(config: ConfigDict, override: str) -> None:
         within = [field for field in fields if field.startswith(f"{name}.")]
         if within:
             raise UserError(f"config.{name} is a section; give one of {', '.join(within)}")
-        raise UserError(f"no field config.{name}{_suggestion(name, fields, 'config.')}")
+        raise UserError(f"no field config.{name}{did_you_mean(name, fields, 'config.')}")
     values, arguments = flags.FlagValues(), ["rfm", override]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
     old = fields[name]
@@ -143,11 +142,6 @@ def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
         else:
             fields[f"{prefix}{key}"] = value
     return fields
-
-
-def _suggestion(word: str, words: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _with_tuples(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """The flags, and help that reads like documentation."""
 
 import argparse
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
-from rfm.errors import UserError
+from rfm.errors import UserError, did_you_mean
 from rfm.version import __version__
 
 _DESCRIPTION = """\
@@ -14,7 +13,7 @@ Robust Flat Minima: train adversarially robust classifiers, evaluate them, and m
 how flat their robust loss is around the weights.
 
   rfm run                                        everything, on the embedded digits
-  rfm run --config cifar10_small:at              ten minutes on two cores, real CIFAR-10
+  rfm run --config cifar10_small:at              some minutes on two cores, real CIFAR-10
   rfm run --config configs/cifar10.py:at --workdir runs/at --config.model.width=16
 
 The stages can be run alone (train, evaluate, flatness, attack, report); each picks up what is
@@ -50,7 +49,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser, verbs = _make_parsers()
     verb = next((word for word in arguments if not word.startswith("-")), None)
     if verb is not None and verb not in verbs:
-        raise UserError(f"no verb {verb!r}{_suggestion(verb, verbs)}; see rfm --help")
+        raise UserError(f"no verb {verb!r}{did_you_mean(verb, verbs)}; see rfm --help")
     known, rest = parser.parse_known_args(arguments)
     flags = re.findall(r"--[\w-]+", verbs[known.verb].format_usage())
     known.overrides = _split_overrides(rest, flags)
@@ -173,18 +172,13 @@ def _split_overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
             overrides.append(argument)
         elif argument.startswith("-"):
             flag = argument.partition("=")[0]
-            raise UserError(f"unknown flag {flag}{_suggestion(flag, flags)}; see rfm VERB --help")
+            raise UserError(f"unknown flag {flag}{did_you_mean(flag, flags)}; see rfm VERB --help")
         else:
             raise UserError(f"unexpected argument {argument!r}; see rfm VERB --help")
     missing = [o for o in overrides if "=" not in o]
     if missing:
         raise UserError(f"{missing[0]} needs a value: {missing[0]}=VALUE")
     return overrides
-
-
-def _suggestion(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _measuring_flags(parser: argparse.ArgumentParser, *, snapshots: bool = True) -> None:

@@ -1,7 +1,6 @@
 """What each verb does; the flags are in `rfm.cli.parser`."""
 
 import argparse
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +13,13 @@ from rfm import workdir as workdirs
 from rfm.cli.bars import Bars
 from rfm.cli.environment import check_devices
 from rfm.cli.signals import Stop
-from rfm.errors import UserError
+from rfm.errors import UserError, did_you_mean
 from rfm.evaluation.attack import ATTACKS, attack_tasks
 from rfm.evaluation.check import check_measures
 from rfm.evaluation.evaluate import evaluation_tasks
 from rfm.evaluation.measure_flatness import flatness_tasks
 from rfm.evaluation.tasks import Subject, carry_out
+from rfm.reporting.metrics import read_metrics
 from rfm.training import loop
 from rfm.training.build import Run, build
 from rfm.training.checkpoint import Checkpoints
@@ -172,9 +172,8 @@ def _attack(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
     _must_exist(command.workdir)
     if arguments.attack not in ATTACKS:  # before anything is loaded
-        close = difflib.get_close_matches(arguments.attack, ATTACKS, n=1)
-        hint = f"did you mean {close[0]}? There" if close else "there"
-        raise UserError(f"no attack {arguments.attack!r}; {hint} are {', '.join(ATTACKS)}")
+        hint = did_you_mean(arguments.attack, ATTACKS)
+        raise UserError(f"no attack {arguments.attack!r} among {', '.join(ATTACKS)}{hint}")
     command.attack(command.build())
     command.show_table()
     return 0
@@ -235,7 +234,10 @@ def _which(name: str, run: Run, workdir: Path, steps: Sequence[int]) -> int:
             )
         return steps[-1]
     if name == "best":
-        best = reporting.read_run(workdir).metrics.early_stopping(steps)
+        metrics, problems = read_metrics(workdir / "metrics.jsonl")
+        if problems:
+            raise UserError(f"{problems[0]}; restore or delete it")
+        best = metrics.early_stopping(steps)
         if best is None:
             raise UserError(f"no snapshot in {workdir} has been validated yet; train on")
         return best.step

@@ -5,6 +5,7 @@ what is known is stored after each batch, in ``records/STEP/attack-NAME-SPLIT.np
 same command goes on at the attack and the batch where it was stopped.
 """
 
+import dataclasses
 import functools
 import io
 import json
@@ -16,8 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rfm.attacks.autoattack import STAGES, VERSIONS, Progress, Stage, autoattack
-from rfm.attacks.autoattack import passes as passes_of
+from rfm.attacks import FAB, PGD, Square
+from rfm.attacks.autoattack import Progress, autoattack
+from rfm.attacks.ensembles import STAGES, VERSIONS, Stage, passes
 from rfm.data.augment import to_float
 from rfm.data.splits import Examples, Split, evaluation
 from rfm.evaluation import records
@@ -26,6 +28,10 @@ from rfm.evaluation.tasks import Subject, Task, Tell, key_for
 from rfm.training.build import attack
 from rfm.types import Threat, bind
 from rfm.workdir import write_atomically
+
+
+def _pgd(attack: PGD) -> Stage:
+    return Stage("pgd", dataclasses.replace(attack, misclassified_first=True))
 
 
 def _alone(name: str, threat: Threat) -> tuple[Stage, ...]:
@@ -55,7 +61,7 @@ def attack_tasks(
     """
     section = subject.run.config.evaluation
     pgd = attack(section, "config.evaluation")
-    stages = (Stage("pgd", pgd),) if name == "pgd" else _ENSEMBLES[name](pgd.threat)
+    stages = (_pgd(pgd),) if name == "pgd" else _ENSEMBLES[name](pgd.threat)
     tasks = []
     for split in splits:
         examples = evaluation(subject.run.dataset, split, section.examples)
@@ -127,7 +133,7 @@ def _attack(
 def _share_done(stages: tuple[Stage, ...], progress: Progress, classes: int) -> float:
     """Of the time that all takes, if nothing falls any more."""
     standing = int(progress.stands.sum())
-    costs = [_cost(stage) * passes_of(stage, classes) for stage in stages]
+    costs = [_cost(stage) * passes(stage, classes) for stage in stages]
     if progress.stage >= len(stages):
         return 1.0
     stage = stages[progress.stage]
@@ -139,9 +145,10 @@ def _share_done(stages: tuple[Stage, ...], progress: Progress, classes: int) -> 
 def _cost(stage: Stage) -> float:
     """Of one pass, in forward passes; a gradient is two more."""
     settings = stage.attack
-    if hasattr(settings, "queries"):
+    if isinstance(settings, Square):
         return float(settings.queries)
-    return 3.0 * settings.steps * max(getattr(settings, "draws", 1), 1)
+    per_step = 4.0 if isinstance(settings, FAB) else 3.0  # FAB looks again after each step
+    return per_step * settings.steps * max(getattr(settings, "draws", 1), 1)
 
 
 def _store(path: Path, progress: Progress, identity: str) -> None:

@@ -7,7 +7,6 @@ training-mode ``TrainFn``.
 """
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from rfm.errors import UserError
+from rfm.errors import UserError, choose
 from rfm.models.layers import ACTIVATIONS
 from rfm.models.resnet import resnet8, resnet18
 from rfm.types import Images, Logits, Params, TrainFn
@@ -51,18 +50,18 @@ def create(
     Raises:
       UserError: an unknown name, activation or dtype, or a width below one.
     """
-    _known("model.name", name, ARCHITECTURES)
-    _known("model.activation", activation, ACTIVATIONS)
-    _known("model.dtype", dtype, DTYPES)
+    architecture = choose("model.name", name, ARCHITECTURES)
+    choose("model.activation", activation, ACTIVATIONS)
+    compute_dtype = choose("model.dtype", dtype, DTYPES)
     if width < 1:
         raise UserError(f"model.width must be at least 1, got {width}")
-    return ARCHITECTURES[name](
+    return architecture(
         classes=classes,
         width=width,
         activation=activation,
         mean=tuple(mean),
         std=tuple(std),
-        dtype=DTYPES[dtype],
+        dtype=compute_dtype,
     )
 
 
@@ -118,10 +117,3 @@ def train_fn(model: nn.Module, *, axis_name: str | None = None) -> TrainFn:
     the batch of all devices.
     """
     return TrainingMode(model.clone(axis_name=axis_name))
-
-
-def _known(field: str, name: str, choices: dict[str, Any]) -> None:
-    if name not in choices:
-        close = difflib.get_close_matches(name, choices, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"{field} {name!r} is not one of {', '.join(sorted(choices))}{hint}")

@@ -120,7 +120,7 @@ def read_metrics(path: Path) -> tuple[Metrics, tuple[str, ...]]:
       UserError: the file is there but cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        content = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return Metrics(), ()
     except OSError as error:
@@ -128,6 +128,7 @@ def read_metrics(path: Path) -> tuple[Metrics, tuple[str, ...]]:
     train: list[TrainMetrics] = []
     validation: list[ValidationMetrics] = []
     problems: list[str] = []
+    lines = content.splitlines()
     for number, text in enumerate(lines, start=1):
         try:
             line = json.loads(text)
@@ -136,6 +137,6 @@ def read_metrics(path: Path) -> tuple[Metrics, tuple[str, ...]]:
             elif line["kind"] == "validation":
                 validation.append(_validation(line))
         except (KeyError, TypeError, ValueError):
-            if number < len(lines):
+            if number < len(lines) or content.endswith("\n"):
                 problems.append(f"{path}: line {number} is damaged and left out")
     return Metrics(tuple(train), tuple(validation)), tuple(problems)

@@ -6,9 +6,8 @@ no sense is refused, with the name of the field.
 """
 
 import dataclasses
-import difflib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from rfm import losses, models, threat
 from rfm.attacks import PGD
 from rfm.data.augment import FlipAndCrop
 from rfm.devices import AXIS, make_mesh, replicate
-from rfm.errors import UserError
+from rfm.errors import UserError, choose
 from rfm.training import limits
 from rfm.training.adversary import Adversary, Attack, NoAdversary
 from rfm.training.dispatch import steps_per_epoch
@@ -120,7 +119,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
     method = Method(
         augmentation=_augmentation(config.data),
         adversary=_adversary(config.adversary),
-        objective=_choose("config.objective.name", config.objective.name, OBJECTIVES)(),
+        objective=choose("config.objective.name", config.objective.name, OBJECTIVES)(),
         optimiser=_optimiser(config.optimiser, schedule),
     )
     network = Network(models.EvaluationMode(model), models.train_fn(model, axis_name=AXIS))
@@ -143,15 +142,14 @@ def attack(config: ml_collections.ConfigDict, field: str) -> PGD:
     Raises:
       UserError: it makes no sense; `field` is the section's name.
     """
-    ball = _choose(f"{field}.threat", config.threat, THREATS)
+    ball = choose(f"{field}.threat", config.threat, THREATS)
     try:
         return PGD(
             threat=ball(config.epsilon),
             steps=config.steps,
             step_size=config.step_size,
             restarts=config.get("restarts", 1),
-            momentum=config.get("momentum", 0.0),
-            loss=_choose(f"{field}.loss", config.get("loss", "cross_entropy"), ATTACK_LOSSES),
+            loss=choose(f"{field}.loss", config.get("loss", "cross_entropy"), ATTACK_LOSSES),
             chunk=config.get("chunk", 0) or None,
         )
     except ValueError as error:
@@ -187,11 +185,3 @@ def _optimiser(config: ml_collections.ConfigDict, schedule: Callable[[Any], Any]
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
     )
-
-
-def _choose(field: str, name: str, choices: Mapping[str, Any]) -> Any:
-    if name not in choices:
-        close = difflib.get_close_matches(str(name), choices, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"{field} {name!r} is not one of {', '.join(sorted(choices))}{hint}")
-    return choices[name]

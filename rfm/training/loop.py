@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from rfm import workdir as workdirs
 from rfm.attacks import PGD
@@ -107,14 +108,15 @@ def train(
                 step += count
                 means = {k: float(v.mean(dtype=np.float64)) for k, v in values.items()}
                 epoch = step / run.steps_per_epoch
-                writer.write("train", step, epoch, {**means, "learning_rate": learning_rate})
-                if step % snapshot_steps == 0 or step == run.total_steps:
-                    writer.write("validation", step, epoch, validate(state, step))
-                    due = True
-                else:
-                    due = time.monotonic() - last_save > _SAVE_EVERY_SECONDS
+                snapshot = step % snapshot_steps == 0 or step == run.total_steps
                 stop = should_stop()
-                if due or stop:
+                due = snapshot or stop or time.monotonic() - last_save > _SAVE_EVERY_SECONDS
+                if due and not _all_finite(state):
+                    raise NotFinite(_not_finite("parameters are", step, saved))
+                writer.write("train", step, epoch, {**means, "learning_rate": learning_rate})
+                if snapshot:
+                    writer.write("validation", step, epoch, validate(state, step))
+                if due:
                     checkpoints.save(step, state)
                     saved, last_save = step, time.monotonic()
                 progress("train", step, run.total_steps, {**means, "epoch": epoch})
@@ -155,7 +157,18 @@ def _validator(run: Run) -> Callable[[TrainState, int], dict[str, float]]:
 def _check_finite(loss: np.ndarray, first: int, saved: int) -> None:
     if not math.isfinite(float(loss.sum())):
         step = first + int(np.argmin(np.isfinite(loss))) + 1
-        raise NotFinite(
-            f"the training loss is not finite at step {step}; the state of step {saved} is kept"
-            " as the newest checkpoint. Try a lower learning rate"
-        )
+        raise NotFinite(_not_finite("training loss is", step, saved))
+
+
+@jax.jit
+def _all_finite(state: TrainState) -> Array:
+    """No state is saved that the next step could not go on from."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)]
+    return jnp.stack(finite).all()
+
+
+def _not_finite(what: str, step: int, saved: int) -> str:
+    return (
+        f"the {what} not finite at step {step}; the state of step {saved} is kept as the newest"
+        " checkpoint. Try a lower learning rate"
+    )

@@ -148,6 +148,27 @@ def test_restarts_find_a_nearer_boundary_that_the_input_does_not_see(x64):
     np.testing.assert_allclose(np.min(found[-1].norm), 0.05, rtol=0.01)
 
 
+def test_random_starts_differ_with_the_key(classes, x64):
+    logits_fn, _, x, y = classes
+    attack = FAB(l2(1.0), 2, random_start=True)
+    one, other = (attack.minimal(logits_fn, x, y, jax.random.key(seed)) for seed in (0, 1))
+    assert (one.norm != other.norm).any()
+
+
+def test_what_is_misclassified_already_is_at_distance_zero(classes, x64):
+    logits_fn, _, x, y = classes
+    wrong = (y + 1) % 5
+    found = FAB(linf(1e-6), 3).minimal(logits_fn, x, wrong, KEY)
+    np.testing.assert_array_equal(found.norm, 0)
+    np.testing.assert_array_equal(found.x, x)
+    assert FAB(linf(1e-6), 3)(logits_fn, x, wrong, KEY).success.all()
+
+
+def test_other_balls_are_refused():
+    with pytest.raises(ValueError, match="L-infinity and L2"):
+        FAB("linf")
+
+
 def test_compiled_and_step_by_step_are_the_same(classes, x64):
     logits_fn, _, x, y = classes
     one, other = (

@@ -507,3 +507,32 @@ def test_pgd_tau_leaves_what_is_misclassified_where_it_is(problem, x64):
     found = PGD(linf(0.1), 5, 0.02, random_start=False, stop_after=0)(logits_fn, x, y, KEY)
     np.testing.assert_array_equal(found.x, x)
     assert found.success.all()
+
+
+def test_misclassified_first_returns_an_input_that_fools_wherever_there_is_one(x64):
+    """A rival is ahead at first; later two share what is lost, at a higher loss."""
+
+    def model(x):
+        t = x.reshape(-1) * 10  # 0 to 1 along the attack
+        true, rival = jnp.log(0.42 - 0.1 * t), jnp.log(0.46 - 0.18 * t)
+        return jnp.stack([true, rival, jnp.log(0.12 + 0.28 * t * 0.95)], axis=1)
+
+    x, y = jnp.zeros((3, 1, 1, 1)), jnp.zeros(3, int)
+    plain = PGD(linf(0.05), 5, 0.01, restarts=3)
+    first = dataclasses.replace(plain, misclassified_first=True)
+    found = plain(model, x, y, KEY)
+    assert found.success.all()
+    assert not losses.is_misclassified(model(found.x), y).any()
+    found = first(model, x, y, KEY)
+    assert found.success.all()
+    assert losses.is_misclassified(model(found.x), y).all()
+    np.testing.assert_allclose(found.loss, losses.cross_entropy(model(found.x), y), rtol=1e-9)
+
+
+def test_misclassified_first_agrees_with_success(problem, x64):
+    _, logits_fn, x, _ = problem
+    y = np.asarray(logits_fn(x)).argmax(1)
+    attack = PGD(linf(0.02), 10, 0.01, restarts=3, misclassified_first=True)
+    found = attack(logits_fn, x, y, KEY)
+    np.testing.assert_array_equal(losses.is_misclassified(logits_fn(found.x), y), found.success)
+    assert np.mean(found.success) > 0

@@ -52,4 +52,5 @@ def test_killed_it_goes_on_at_the_batch_where_it_was(again, start, quick_rfm, tm
 
 def test_an_unknown_attack_is_told(again, quick_rfm):
     line = quick_rfm("attack", "--attack", "autoatack", "--workdir", again).line
-    assert "no attack 'autoatack'; did you mean autoattack? There are autoattack, " in line
+    assert "no attack 'autoatack' among autoattack, " in line
+    assert line.endswith("did you mean autoattack?")

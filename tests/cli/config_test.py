@@ -124,9 +124,10 @@ def test_overrides_leave_the_shipped_config_alone(here):
     assert resolve("digits", None, [])[0].model.width == 16
 
 
-@pytest.mark.parametrize("config", [f"{c}:{m}" for c in ("digits", "cifar10") for m in ("at",)])
-def test_shipped_configs_pass_their_own_checks(here, config):
-    resolve(config, None, [])
+@pytest.mark.parametrize("config", ["digits", "cifar10", "cifar10_small"])
+@pytest.mark.parametrize("method", ["at", "plain"])
+def test_shipped_configs_pass_their_own_checks(here, config, method):
+    resolve(f"{config}:{method}", None, [])
 
 
 FLAGS = {
@@ -135,6 +136,9 @@ FLAGS = {
     "train": ["--config", "--workdir", "--help"],
     "evaluate": ["--config", "--workdir", "--checkpoint", "--again", "--help"],
     "flatness": ["--config", "--workdir", "--checkpoint", "--again", "--no-snapshots", "--help"],
+    "attack": [
+        *("--config", "--workdir", "--attack", "--split", "--checkpoint", "--again", "--help"),
+    ],
     "report": ["--config", "--workdir", "--help"],
     "data": ["--data-dir", "--help", "prepare", "show"],
 }

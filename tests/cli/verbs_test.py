@@ -200,6 +200,13 @@ def test_names_with_spaces_and_brackets_come_out_whole(again, quick_rfm, tmp_pat
     assert result.out.splitlines()[-1] == f"report: {odd / 'report.html'}"
 
 
+def test_a_terminal_without_unicode(again, rfm):
+    result = rfm("report", "--workdir", again, PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert (result.status, result.err) == (0, ""), result
+    assert rows(result.out) == ROWS
+    assert result.out.isascii()
+
+
 def test_no_device(again, rfm):
     line = rfm("evaluate", "--workdir", again, JAX_PLATFORMS="nonsense").line
     assert "JAX finds no device with JAX_PLATFORMS='nonsense'" in line

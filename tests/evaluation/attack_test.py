@@ -116,6 +116,7 @@ def test_a_damaged_or_foreign_state_is_not_used(subject, record, damage, tmp_pat
 
 
 def test_pgd_as_an_attack_is_that_of_the_config(subject, tmp_path):
+    """And breaks what it finds any misclassified iterate for."""
     found = carried_out(subject, tmp_path, name="pgd")
     (stage,) = found["protocol"]["stages"]
     assert (stage["name"], stage["steps"], stage["restarts"]) == ("pgd", 2, 2)

@@ -70,6 +70,25 @@ def test_loss_that_is_not_finite_stops_with_the_last_good_state(config, build_ru
     jax.tree.map(np.testing.assert_array_equal, state, run.initial_state())
 
 
+@pytest.mark.parametrize("end", ["asked to stop", "last step", "snapshot"])
+def test_parameters_that_are_not_finite_are_not_saved(config, build_run, tmp_path, end):
+    """The loss of a step is that before its update: the first update spoils the second."""
+    config.optimiser.learning_rate = 1e38
+    config.optimiser.weight_decay = 1e3
+    config.train.update(steps_per_dispatch=1)
+    if end == "last step":
+        config.data.train_examples = config.train.batch_size
+        config.train.epochs = 1
+    if end == "snapshot":
+        config.data.train_examples = config.train.batch_size
+        config.train.update(epochs=5, snapshot_every=1)
+    with pytest.raises(loop.NotFinite, match="the parameters are not finite at step 1; .*step 0"):
+        loop.train(build_run(config), tmp_path, should_stop=lambda: end == "asked to stop")
+    with Checkpoints(tmp_path / "checkpoints", snapshot_steps=5) as checkpoints:
+        assert checkpoints.steps() == [0]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
 def test_workdir_of_another_config_is_refused(run, config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(run.config.to_dict()))
     config.model.width = 8
