@@ -45,6 +45,7 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "prepare": ["tensorflow-cpu"],
+        "bench": ["torch"],
         "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[

@@ -1,5 +1,6 @@
 """The projection of FAB, against a slow solution by sorting and by its own conditions."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rfm.attacks import hyperplane
 from rfm.threat import l2, linf
 
 THREATS = {"linf": linf(1.0), "l2": l2(1.0)}
+project = jax.jit(hyperplane.project, static_argnums=0)
 PIXELS = st.floats(0, 1, width=32, allow_subnormal=False)
 WEIGHTS = st.floats(-5, 5, width=32, allow_subnormal=False).map(
     lambda w: w if abs(w) > 1e-3 else 0.0
@@ -43,7 +45,7 @@ def slowly(norm: str, x: np.ndarray, w: np.ndarray, rise: float) -> np.ndarray:
     offset=hnp.arrays(np.float64, 2, elements=st.floats(-4, 4, width=32)),
 )
 def test_agrees_with_sorting(x64, norm, x, w, offset):
-    found = hyperplane.project(THREATS[norm], jnp.array(x), jnp.array(w), jnp.array(offset))
+    found = project(THREATS[norm], jnp.array(x), jnp.array(w), jnp.array(offset))
     for ours, point, normal, rise in zip(found, x, w, offset, strict=True):
         expected = slowly(norm, point.ravel(), normal.ravel(), rise).reshape(point.shape)
         np.testing.assert_allclose(ours, expected, atol=1e-6)
@@ -69,11 +71,11 @@ def test_no_point_of_the_hyperplane_is_nearer(x64, norm, x, w, z):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_hyperplane_out_of_reach_is_approached(norm):
     x, w = jnp.array([0.2, 0.9]).reshape(1, 1, 2, 1), jnp.array([1.0, -2.0]).reshape(1, 1, 2, 1)
-    d = hyperplane.project(THREATS[norm], x, w, jnp.array([100.0]))
+    d = project(THREATS[norm], x, w, jnp.array([100.0]))
     np.testing.assert_allclose(np.ravel(x + d), [1.0, 0.0], atol=1e-6)
 
 
 def test_without_a_slope_nothing_moves():
     x = jnp.full((1, 1, 2, 1), 0.5)
-    d = hyperplane.project(THREATS["l2"], x, jnp.zeros_like(x), jnp.array([1.0]))
+    d = project(THREATS["l2"], x, jnp.zeros_like(x), jnp.array([1.0]))
     np.testing.assert_array_equal(d, 0)

@@ -203,7 +203,7 @@ def test_names_with_spaces_and_brackets_come_out_whole(again, quick_rfm, tmp_pat
 def test_a_terminal_without_unicode(again, rfm):
     result = rfm("report", "--workdir", again, PYTHONIOENCODING="ascii", LC_ALL="C")
     assert (result.status, result.err) == (0, ""), result
-    assert rows(result.out) == ROWS
+    assert [row for row in ROWS if f"| {row} " in result.out] == ROWS
     assert result.out.isascii()
 
 
