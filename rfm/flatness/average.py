@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Key
 
 from rfm import loops
 from rfm.attacks import PGD
+from rfm.attacks._common import fold
 from rfm.batching import batches
 from rfm.flatness.reference import perturbed_loss
 from rfm.flatness.reference import reference as reference_losses
@@ -127,7 +128,6 @@ def _loss(
     for each number of them.
     """
     perturbed = draw(ball, params, jax.random.fold_in(weight_key, sample))
-    fold = jax.vmap(jax.random.fold_in, (0, None))
     return perturbed_loss(bind(apply_fn, perturbed), x, y, fold(keys, sample), attack)
 
 

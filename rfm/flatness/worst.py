@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from rfm import loops, losses
 from rfm.attacks import PGD
+from rfm.attacks._common import fold, into_box, per_row
 from rfm.batching import batches
 from rfm.flatness.reference import reference as reference_losses
 from rfm.flatness.result import Flatness
@@ -183,9 +184,7 @@ def _start(
     delta = jnp.zeros_like(x)
     threat = ascent.threat
     if threat is not None:
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
-        drawn = jax.vmap(lambda key: threat.sample(key, (1, *x.shape[1:]))[0])(keys)
-        delta = jnp.clip(x + drawn, 0.0, 1.0) - x
+        delta = into_box(x, per_row(threat.sample, fold(keys, restart), x.shape))
     zeros = jnp.zeros(x.shape[0], jnp.promote_types(x.dtype, jnp.float32))
     return _State(nu, delta, zeros, jnp.full((), -jnp.inf, zeros.dtype))
 
@@ -211,7 +210,7 @@ def _step(
         gradients, loss = jax.grad(total, argnums=(0, 1), has_aux=True)(state.nu, state.delta)
         nu_gradient, delta_gradient = gradients
         step = ascent.input_step_size * ascent.threat.steepest_ascent(delta_gradient)
-        delta = jnp.clip(x + ascent.threat.project(state.delta + step), 0.0, 1.0) - x
+        delta = into_box(x, ascent.threat.project(state.delta + step))
     uphill = ascent.ball.normalise(nu_gradient, params)
     nu = optax.tree.add_scale(state.nu, ascent.weight_step_size, uphill)
     state = _keep_worst(state, loss, valid)
