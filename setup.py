@@ -24,6 +24,7 @@ setup(
     install_requires=[
         "absl-py",
         "array_record",
+        "flatbuffers",  # jax.export asks for it
         "flax>=0.12",
         "importlib_resources; python_version < '3.12'",  # tensorflow-datasets forgets it
         "jax>=0.10",

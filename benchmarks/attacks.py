@@ -1,9 +1,10 @@
 """AutoAttack beside the original one: ``python -m benchmarks.attacks --workdir runs/small``.
 
 One trained network, its weights copied into PyTorch, the same examples; each attack alone
-and the whole ensemble, by rfm and by pyautoattack (the authors' code, packaged). Reports
-how many examples stand, on how many the two sides differ, and the seconds that each took,
-compilation apart. The sides run one after the other, in processes of their own.
+(`--alone`) and the whole ensemble, by rfm and by pyautoattack (the authors' code, packaged).
+Reports how many examples stand, on how many the two sides differ, which attack of the
+ensemble broke which, and the seconds that each took, compilation apart. The sides run one
+after the other, in processes of their own.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +67,23 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
     ball, mesh = threat.linf(options.epsilon), make_mesh(options.batch_size)
     logits_fn = bind(run.apply_fn(state.batch_stats), state.params)
     done: dict[str, Any] = {}
-    for name in (*ALONE, ENSEMBLE):
+    for name in names(options):
+        in_stage = {stage: {"seconds": 0.0, "compiling": 0.0} for stage in ALONE}
+        last = [time.perf_counter(), 0.0]
+
+        def lap(progress: Any) -> None:
+            now, compiled = time.perf_counter(), compiling[0]
+            of_stage = in_stage[ALONE[progress.stage]]  # noqa: B023
+            of_stage["compiling"] += compiled - last[1]  # noqa: B023
+            of_stage["seconds"] += now - last[0] - (compiled - last[1])  # noqa: B023
+            last[:] = now, compiled  # noqa: B023
+
         compiling[0], start = 0.0, time.perf_counter()
         found = autoattack(
             logits_fn, x, y, jax.random.key(options.seed), threat=ball,
             version=ENSEMBLE if name == ENSEMBLE else (STAGES[name](ball),),
-            batch_size=options.batch_size, place=lambda batch: shard(batch, mesh),
+            batch_size=(options.batch_size, options.batch_size // 4),
+            place=lambda batch: shard(batch, mesh), on_progress=lap,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         done[name] = {
@@ -80,7 +93,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
             "compiling": compiling[0],
         }
         if name == ENSEMBLE:
-            done[name]["broken_by"] = found.broken_by.tolist()
+            done[name] |= {"broken_by": found.broken_by.tolist(), "stages": in_stage}
         print(name, f"{found.robust.mean():.3f} stand, {seconds:.0f} s", flush=True)
     done["versions"] = {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
     (folder / "rfm.json").write_text(json.dumps(done))
@@ -103,32 +116,58 @@ def torch_side(options: argparse.Namespace, folder: Path) -> None:
     model = model.to(memory_format=torch.channels_last)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    done: dict[str, Any] = {}
-    for name in (*ALONE, ENSEMBLE):
-        chosen = {} if name == ENSEMBLE else {"version": "custom", "attacks": [name]}
-        attack = AutoAttack(
+
+    def attack(name: str, rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """The adversarial examples, and the seconds that they took."""
+        one = AutoAttack(
             model, eps=options.epsilon, norm="Linf", seed=options.seed, device=options.device,
-            **chosen,
+            version="custom", attacks=[name],
         )  # fmt: skip
-        attack.apgd.n_restarts = attack.fab.n_restarts = 1
-        attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = 9
+        one.apgd.n_restarts = one.fab.n_restarts = 1
+        one.fab.n_target_classes = one.apgd_targeted.n_target_classes = 9
         start = time.perf_counter()
-        found, _ = attack.run_standard_evaluation(x, y, batch_size=options.batch_size)
-        seconds = time.perf_counter() - start
-        with torch.no_grad():
-            logits = model(found)
-        robust = (logits.argmax(1) == y).cpu().numpy()
-        rloss = torch.nn.functional.cross_entropy(logits, y).item()
-        done[name] = {"robust": robust.tolist(), "rloss": rloss, "seconds": seconds}
-        print(name, f"{robust.mean():.3f} stand, {seconds:.0f} s", flush=True)
+        found, _ = one.run_standard_evaluation(x[rows], y[rows], batch_size=options.batch_size)
+        return found, time.perf_counter() - start
+
+    @torch.no_grad()
+    def judge(found: torch.Tensor) -> tuple[torch.Tensor, float]:
+        logits = model(found)
+        return logits.argmax(1) == y, torch.nn.functional.cross_entropy(logits, y).item()
+
+    done: dict[str, Any] = {}
+    for name in names(options):
+        if name != ENSEMBLE:
+            found, seconds = attack(name, torch.arange(len(x)))
+            robust, rloss = judge(found)
+            done[name] = {"robust": robust.tolist(), "rloss": rloss, "seconds": seconds}
+        else:  # the four in their order, each on what stands, to see which broke what
+            found, stands, stages = x.clone(), judge(x)[0], {}
+            broken_by = np.where(stands.cpu(), "", "clean").astype(object)
+            for stage in ALONE:
+                rows = torch.nonzero(stands).flatten()
+                found[rows], seconds = attack(stage, rows)
+                stages[stage] = {"seconds": seconds}
+                still = judge(found)[0]
+                broken_by[(stands & ~still).cpu().numpy()] = stage
+                stands = still
+            seconds = sum(stage["seconds"] for stage in stages.values())
+            robust, rloss = judge(found)
+            done[name] = {"robust": robust.tolist(), "rloss": rloss, "seconds": seconds}
+            done[name] |= {"broken_by": broken_by.tolist(), "stages": stages}
+        print(name, f"{robust.float().mean():.3f} stand, {seconds:.0f} s", flush=True)
     done["versions"] = {"torch": torch.__version__}
     (folder / "torch.json").write_text(json.dumps(done))
 
 
+def names(options: argparse.Namespace) -> tuple[str, ...]:
+    """What is run."""
+    return (*ALONE, ENSEMBLE) if options.alone else (ENSEMBLE,)
+
+
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row per attack."""
+    """A row for each attack and the ensemble."""
     rows = []
-    for name in (*ALONE, ENSEMBLE):
+    for name in (name for name in (*ALONE, ENSEMBLE) if name in ours):
         one, other = np.array(ours[name]["robust"]), np.array(theirs[name]["robust"])
         rows.append(
             {
@@ -166,7 +205,8 @@ def main() -> int:
         )
     found = {
         "rows": compare(ours, theirs),
-        "broken_by": ours[ENSEMBLE]["broken_by"],
+        "stages": [ours[ENSEMBLE]["stages"], theirs[ENSEMBLE]["stages"]],
+        "broken_by": [ours[ENSEMBLE]["broken_by"], theirs[ENSEMBLE]["broken_by"]],
         "epsilon": options.epsilon,
         "seed": options.seed,
         "batch_size": options.batch_size,
@@ -175,7 +215,9 @@ def main() -> int:
         "environment": report.describe_environment(),
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{options.device}.json"
+    model = json.loads((options.workdir / "config.json").read_text())["model"]
+    name = f"{options.device}-{model['name']}-{options.examples}"
+    path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     render()
     print(markdown(found))
@@ -214,9 +256,30 @@ def markdown(found: dict[str, Any]) -> str:
             f"{row['compiling']:.0f}",
         )
         lines.append(f"| {row['attack']} | " + " | ".join(pairs) + " |")
-    names, counts = np.unique([n for n in found["broken_by"] if n], return_counts=True)
-    broken = ", ".join(f"{n} by {name}" for name, n in zip(names, counts, strict=True))
-    return "\n".join([*lines, "", f"Broken by rfm's ensemble: {broken}.", ""])
+    stages = found["stages"]
+    for name in ALONE:
+        ours, theirs = (side[name]["seconds"] for side in stages)
+        lines.append(
+            f"| {name} of the ensemble | | | | {ours:.1f}, {theirs:.1f} | {ours / theirs:.2f} |"
+            f" {stages[0][name]['compiling']:.0f} |"
+        )
+    return "\n".join([*lines, "", *_broken_by(*found["broken_by"]), ""])
+
+
+def _broken_by(ours: list[str], theirs: list[str]) -> list[str]:
+    """Which attack of the ensemble broke how many, a row for rfm's, a column for the peer's."""
+    kinds = [kind for kind in ("clean", *ALONE, "") if kind in {*ours, *theirs}]
+    pairs = Counter(zip(ours, theirs, strict=True))
+    titles = [kind or "none" for kind in kinds]
+    lines = [
+        "Broken by, rows: rfm, columns: peer (examples):",
+        "",
+        f"| | {' | '.join(titles)} |",
+        "|---|" + "--:|" * len(kinds),
+    ]
+    for kind, title in zip(kinds, titles, strict=True):
+        lines.append(f"| {title} | " + " | ".join(str(pairs[kind, k]) for k in kinds) + " |")
+    return lines
 
 
 def render(readme: Path = report.HERE / "README.md", folder: Path = RESULTS) -> None:
@@ -234,6 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--epsilon", type=lambda text: float(text) / 255, default=8 / 255, help="of 255 (8)")
     add("--examples", type=int, default=256, help="the first test examples (256)")
     add("--batch-size", type=int, default=128, help="of both sides (128)")
+    add("--alone", action="store_true", help="each attack alone, too")
     add("--seed", type=int, default=0, help="of both sides (0)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="of both sides (cpu)")
     add("--side", choices=["rfm", "torch"], help=argparse.SUPPRESS)

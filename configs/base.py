@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
                 "crop": 4,  # pixels per side
             },
             "model": {
+                "exported": "",  # the file of an exported model instead of one of our own
                 "name": "resnet18",
                 "width": 64,
                 "activation": "relu",
@@ -74,6 +75,7 @@ def get_config() -> ConfigDict:
                 "step_size": 0.007,
                 "restarts": 10,
                 "chunk": 0,  # examples times restarts at once; 0: all of a batch
+                "autoattack": "standard",  # beside PGD on test examples; "plus" or "none"
             },
             "flatness": {
                 "seed": 0,

@@ -16,7 +16,7 @@ def get_config(method: str = "at") -> ConfigDict:
     config.model.update(name="resnet8", width=16)
     config.optimiser.milestones = (8, 10)
     config.train.update(epochs=12, batch_size=64, snapshot_every=3, steps_per_dispatch=26)
-    config.evaluation.update(examples=256, clean_train_examples=5000, restarts=5)
+    config.evaluation.update(examples=256, clean_train_examples=5000, restarts=5, autoattack="none")
     config.flatness.average.samples = 5
     config.flatness.worst.restarts = 5
     config.snapshots.update(examples=128, average_samples=4)

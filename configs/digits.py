@@ -19,7 +19,7 @@ def get_config(method: str = "at") -> ConfigDict:
     config.optimiser.milestones = (12, 16)
     config.train.update(epochs=20, batch_size=64, snapshot_every=4, steps_per_dispatch=10)
     config.validation.update(examples=100)
-    config.evaluation.update(examples=256, clean_train_examples=1297)
+    config.evaluation.update(examples=256, clean_train_examples=1297, autoattack="none")
     config.flatness.average.step_size = 0.02
     config.flatness.worst.input_step_size = 0.02
     config.snapshots.update(examples=128, average_samples=4)

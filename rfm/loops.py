@@ -12,6 +12,7 @@ and `repeat` and `map_over` take the answer.
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -26,6 +27,8 @@ Carry = TypeVar("Carry")
 
 # What XLA's CPU back end calls canonical: NHWC inputs and outputs, HWIO kernels.
 _CANONICAL = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+_CANONICAL_TEXT = "[b,0,1,f]x[0,1,i,o]->[b,0,1,f]"
+_CONVOLUTION = re.compile(r"dim_numbers = (\[[^]]*0, 1[^]]*\]x\[[^]]*\]->\[[^]]*\])")
 
 
 def repeat(
@@ -67,22 +70,24 @@ def map_over(function: Callable[..., PyTree], xs: PyTree, *, compiled: bool) -> 
     return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *results)
 
 
-def runs_fast_in_loops(logits_fn: LogitsFn, x: Array) -> bool:
-    """May the gradient of `logits_fn` at inputs like `x` be put into a compiled loop?
+def runs_fast_in_loops(logits_fn: LogitsFn, x: Array, *, gradient: bool = True) -> bool:
+    """May `logits_fn` at inputs like `x`, and its gradient, be put into a compiled loop?
 
-    Always on GPU and TPU. On CPU, if every convolution of the forward and the backward
-    pass is in canonical form. Traces the gradient once per function and shape.
+    Always on GPU and TPU. On CPU, if every convolution is in canonical form, of the
+    forward pass and, with `gradient`, of the backward pass. Traces it, once per function
+    and shape.
     """
     if jax.default_backend() != "cpu":
         return True
     leaves, structure = jax.tree.flatten((as_partial(logits_fn), x))
-    return _is_canonical(
-        structure, tuple((jax.numpy.shape(v), jax.numpy.result_type(v)) for v in leaves)
-    )
+    signature = tuple((jax.numpy.shape(v), jax.numpy.result_type(v)) for v in leaves)
+    return _is_canonical(structure, signature, gradient)
 
 
 @functools.lru_cache(maxsize=64)
-def _is_canonical(structure: Any, signature: tuple[tuple[tuple[int, ...], Any], ...]) -> bool:
+def _is_canonical(
+    structure: Any, signature: tuple[tuple[tuple[int, ...], Any], ...], gradient: bool
+) -> bool:
     leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in signature]
     logits_fn, x = jax.tree.unflatten(structure, leaves)
     constants, treedef = jax.tree.flatten(logits_fn)
@@ -90,12 +95,18 @@ def _is_canonical(structure: Any, signature: tuple[tuple[tuple[int, ...], Any], 
     def total(x: Array, constants: list[Array]) -> Array:
         return jax.tree.unflatten(treedef, constants)(x).sum()
 
-    jaxpr = jax.make_jaxpr(jax.grad(total))(x, constants)
-    return all(
-        tuple(eqn.params["dimension_numbers"]) == _CANONICAL
-        for eqn in _equations(jaxpr.jaxpr)
-        if eqn.primitive.name == "conv_general_dilated" and len(eqn.outvars[0].aval.shape) == 4
-    )
+    jaxpr = jax.make_jaxpr(jax.grad(total) if gradient else total)(x, constants)
+    return all(map(_may_loop, _equations(jaxpr.jaxpr)))
+
+
+def _may_loop(eqn: Any) -> bool:
+    """Is the equation fast in a loop on CPU?"""
+    if eqn.primitive.name == "call_exported":  # of `jax.export`: the program is text
+        found = _CONVOLUTION.findall(eqn.params["exported"].mlir_module())
+        return all("".join(form.split()) == _CANONICAL_TEXT for form in found)
+    if eqn.primitive.name == "conv_general_dilated" and len(eqn.outvars[0].aval.shape) == 4:
+        return tuple(eqn.params["dimension_numbers"]) == _CANONICAL
+    return True
 
 
 def _equations(jaxpr: Jaxpr) -> Iterator[Any]:

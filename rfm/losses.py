@@ -96,10 +96,21 @@ def kl_divergence(reference_logits: Logits, logits: Logits) -> PerExample:
     )
 
 
+def kl_divergence_from(logits: Logits, labels: Labels, reference_logits: Logits) -> PerExample:
+    """`kl_divergence` as a loss to ascend: from logits that are held fixed, labels unused.
+
+    The adversary of TRADES is ``PGD(threat, ..., loss=kl_divergence_from)``, called with the
+    clean logits as `targets`.
+    """
+    del labels
+    return kl_divergence(jax.lax.stop_gradient(reference_logits), logits)
+
+
 def is_misclassified(logits: Logits, labels: Labels) -> jax.Array:
     """True where another class has the highest logit, shape (n,), bool.
 
-    A model whose logits are not numbers is not right: NaN counts as misclassified.
+    A model whose logits are not finite is not right: infinite ones and NaN count as
+    misclassified.
     """
     finite = jnp.isfinite(logits).all(-1)
     return (jnp.argmax(logits, axis=-1) != labels) | ~finite

@@ -26,6 +26,8 @@ Labels = Int[Array, " n"]
 Logits = Float[Array, "n k"]
 PerExample = Float[Array, " n"]
 Params: TypeAlias = PyTree[Float[Array, "..."]]
+Targets = Int[Array, " n"] | Float[Array, "n k"]
+"""What a loss may need beside the labels: classes to push to, or logits to move away from."""
 Keys = Key[Array, ""] | Key[Array, " n"]
 """One key for the whole batch, or one per example (then results do not depend on
 how examples are batched)."""

@@ -13,6 +13,7 @@ ROOT = pathlib.Path(rfm.__file__).parent
 
 FLOORS = {
     0: [
+        "archives",
         "errors",
         "types",
         "losses",

@@ -10,6 +10,7 @@ import pytest
 
 from rfm import loops, models
 from rfm.attacks import PGD
+from rfm.models import exported
 from rfm.threat import linf
 from rfm.types import bind
 
@@ -30,7 +31,7 @@ class Ordinary(nn.Module):
 class Dense(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(10)(jax.nn.relu(nn.Dense(8)(x.reshape(len(x), -1))))
+        return nn.Dense(10)(jax.nn.relu(nn.Dense(8)(x.reshape(x.shape[0], -1))))
 
 
 def variables(module: nn.Module, x: np.ndarray) -> dict[str, Any]:
@@ -116,3 +117,21 @@ def test_an_ordinary_network_gives_the_same_result_compiled_and_step_by_step(
     ]
     for other in found[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), found[0], other)
+
+
+@on_cpu
+@pytest.mark.parametrize(("module", "fast"), [(Ordinary(), False), (Dense(), True)])
+def test_an_exported_program_is_looked_at_too(module, fast, tmp_path):
+    x = np.zeros((2, 8, 8, 3), np.float32)
+    exported.save(tmp_path / "m.npz", module.apply, variables(module, x), image_shape=(8, 8, 3))
+    found = exported.load(tmp_path / "m.npz")
+    assert loops.runs_fast_in_loops(bind(found.apply_fn, found.params), x) == fast
+
+
+@on_cpu
+def test_without_a_gradient_only_the_forward_pass_counts():
+    """Flax writes its forward convolutions in canonical form."""
+    x = np.zeros((2, 8, 8, 3), np.float32)
+    model = logits_fn(Ordinary(), x)
+    assert not loops.runs_fast_in_loops(model, x)
+    assert loops.runs_fast_in_loops(model, x, gradient=False)

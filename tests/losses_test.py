@@ -50,6 +50,15 @@ def test_kl_divergence_is_zero_at_home_and_not_symmetric():
     assert abs(losses.kl_divergence(near, far) - losses.kl_divergence(far, near))[0] > 0.1
 
 
+def test_kl_divergence_as_a_loss_to_ascend_holds_the_reference():
+    reference, logits = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    labels = jnp.arange(5) % 4
+    found = losses.kl_divergence_from(logits, labels, reference)
+    np.testing.assert_allclose(found, losses.kl_divergence(reference, logits), rtol=1e-6)
+    of_reference = jax.grad(lambda r: losses.kl_divergence_from(logits, labels, r).sum())
+    assert not of_reference(reference).any()
+
+
 def test_huge_logits_stay_finite():
     logits, labels = jnp.array([[3e4, -3e4, 0.0], [-1e30, 0.0, 1e30]]), jnp.array([1, 0])
     np.testing.assert_allclose(losses.cross_entropy(logits, labels), [6e4, 2e30], rtol=1e-6)

@@ -5,13 +5,12 @@ Its settings live in a frozen dataclass (`PGD`, `APGD`, `FAB`, `Square`), which 
 and so can be a static argument, or are given by keyword to a function of the same name in
 lower case (`pgd`, `apgd`, `fab`, `square`; `fgsm` is PGD of one step). `Targeted` aims one
 of them at the most likely wrong classes, and `autoattack` runs them one after the other on
-what still stands.
+what still stands. `judge` and `judge_logits` evaluate what was found elsewhere.
 """
 
 from rfm.attacks._common import AttackResult as AttackResult
 from rfm.attacks.apgd import APGD as APGD
 from rfm.attacks.apgd import apgd as apgd
-from rfm.attacks.autoattack import EnsembleResult as EnsembleResult
 from rfm.attacks.autoattack import autoattack as autoattack
 from rfm.attacks.ensembles import Stage as Stage
 from rfm.attacks.fab import FAB as FAB
@@ -22,3 +21,6 @@ from rfm.attacks.pgd import pgd as pgd
 from rfm.attacks.square import Square as Square
 from rfm.attacks.square import square as square
 from rfm.attacks.targets import Targeted as Targeted
+from rfm.attacks.verdict import EnsembleResult as EnsembleResult
+from rfm.attacks.verdict import judge as judge
+from rfm.attacks.verdict import judge_logits as judge_logits

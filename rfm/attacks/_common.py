@@ -1,5 +1,6 @@
 """What the attacks share: their result, their door, and a few lines of geometry."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, Shaped
 
-from rfm.types import Images, Labels, PerExample, Threat
+from rfm.types import Images, Labels, PerExample, Targets, Threat
 
 
 class AttackResult(NamedTuple):
@@ -24,23 +25,42 @@ class AttackResult(NamedTuple):
     success: Bool[Array, " n"]
 
 
-def check_inputs(x: Images, y: Labels, targets: Labels | None = None) -> None:
+def check_inputs(x: Images, y: Labels) -> None:
     """Raises ValueError if shapes do not fit, or types are wrong."""
     if x.ndim < 2 or x.shape[0] < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"x must be floating point, shape (n, h, w, c), n >= 1; got {x.dtype}{x.shape}"
         )
-    for name, labels in (("y", y), ("targets", targets)):
-        if labels is None:
-            continue
-        if labels.shape != x.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(
-                f"{name} must be integers, shape ({x.shape[0]},); got {labels.dtype}{labels.shape}"
-            )
+    check_labels("y", y, x.shape[0])
 
 
-def bind_targets(loss: Callable[..., PerExample], targets: Labels | None) -> Callable[..., Any]:
-    """A loss of logits and labels; a targeted one gets its `targets`."""
+def check_labels(name: str, labels: Labels, n: int) -> None:
+    """Raises ValueError unless they are `n` integers."""
+    if labels.shape != (n,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers, shape ({n},); got {labels.dtype}{labels.shape}")
+
+
+def check_targets(loss: Callable[..., PerExample], targets: Targets | None, n: int) -> None:
+    """Raises ValueError if a loss that needs targets has none, or not one for each example."""
+    if targets is not None:
+        if targets.ndim == 1:
+            check_labels("targets", targets, n)
+        elif targets.shape[:1] != (n,):
+            raise ValueError(f"targets must have {n} rows, got shape {targets.shape}")
+        return
+    try:
+        inspect.signature(loss).bind("logits", "labels")
+    except TypeError:
+        name = getattr(loss, "__name__", repr(loss))
+        raise ValueError(
+            f"{name} is no loss of logits and labels alone: call the attack with targets"
+        ) from None
+    except ValueError:  # a callable without a signature
+        return
+
+
+def bind_targets(loss: Callable[..., PerExample], targets: Targets | None) -> Callable[..., Any]:
+    """A loss of logits and labels; one that needs targets gets them."""
     if targets is None:
         return loss
     return lambda logits, labels: loss(logits, labels, targets)

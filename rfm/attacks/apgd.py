@@ -28,6 +28,7 @@ from rfm.attacks._common import (
     better,
     bind_targets,
     check_inputs,
+    check_targets,
     finite,
     fold,
     per_row,
@@ -40,6 +41,7 @@ from rfm.types import (
     Labels,
     LogitsFn,
     PerExample,
+    Targets,
     Threat,
     as_partial,
     example_keys,
@@ -97,7 +99,7 @@ class APGD:
             raise ValueError("APGD needs steps >= 1, restarts >= 1 and draws >= 0")
 
     def __call__(
-        self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, targets: Labels | None = None
+        self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, targets: Targets | None = None
     ) -> AttackResult:
         """Attacks `logits_fn` at inputs `x` (n, h, w, c) in [0, 1] with labels `y` (n,).
 
@@ -106,7 +108,8 @@ class APGD:
           x: inputs, floating point, channels last.
           y: labels, integers.
           key: one key, or one per example.
-          targets: for a targeted loss, the class that each example is pushed to.
+          targets: what the loss takes beside the labels: the class that each example is
+            pushed to, shape (n,), or the logits that it is moved away from, (n, k).
 
         Returns:
           An `AttackResult`. Its inputs are the misclassified iterates of highest loss
@@ -115,18 +118,19 @@ class APGD:
         Raises:
           ValueError: shapes do not fit, or `x` is not floating point.
         """
-        check_inputs(x, y, targets)
+        check_inputs(x, y)
+        check_targets(self.loss, targets, x.shape[0])
         logits_fn, keys = as_partial(logits_fn), example_keys(key, x.shape[0])
         compiled = self.compiled
         if compiled is None:
             one = jax.tree_util.Partial(_with_key, logits_fn, keys[0]) if self.draws else logits_fn
             compiled = loops.runs_fast_in_loops(one, x)
         run = _run_compiled if compiled else _run
-        found = run(self, logits_fn, x, y, keys, targets, 0, compiled)
-        for restart in range(1, self.restarts):
-            again = run(self, logits_fn, x, y, keys, targets, restart, compiled)
-            found = better(found, again)
-        return found
+        found = (
+            run(self, logits_fn, x, y, keys, targets, restart, compiled)
+            for restart in range(self.restarts)
+        )
+        return functools.reduce(better, found)
 
 
 def apgd(logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, **settings: Any) -> AttackResult:
@@ -158,7 +162,7 @@ def _run(
     x: Images,
     y: Labels,
     keys: Key[Array, " n"],
-    targets: Labels | None,
+    targets: Targets | None,
     restart: int,
     compiled: bool,
 ) -> AttackResult:
@@ -189,7 +193,7 @@ def _start(
     x: Images,
     y: Labels,
     keys: Key[Array, " n"],
-    targets: Labels | None,
+    targets: Targets | None,
 ) -> _State:
     """On the boundary of the ball, in a random direction."""
     drawn = per_row(attack.threat.sample, fold(keys, 0), x.shape).astype(x.dtype)
@@ -219,7 +223,7 @@ def _step(
     x: Images,
     y: Labels,
     keys: Key[Array, " n"],
-    targets: Labels | None,
+    targets: Targets | None,
     lengths: Int[Array, " steps"],
     state: _State,
     i: Int[Array, ""],
@@ -276,7 +280,7 @@ def _evaluate(
     x: Images,
     y: Labels,
     keys: Key[Array, " n"],
-    targets: Labels | None,
+    targets: Targets | None,
 ) -> tuple[Images, PerExample, Bool[Array, " n"]]:
     """Gradient, loss and whether it is misclassified; means over draws of a random model."""
     loss_fn = bind_targets(attack.loss, targets)

@@ -1,10 +1,13 @@
 """AutoAttack (Croce & Hein, 2020): four attacks in a row, each on what still stands.
 
 The ensemble is a tuple of `Stage`s, see `rfm.attacks.ensembles`. Each stage makes one or
-more passes over the examples that are still classified correctly. Survivors of all the
-examples are gathered into batches of one fixed size, the last one filled up, so each
-attack is compiled once, whatever falls. Whatever an attack returns is looked at again in
-a clean pass: only what is in the ball, in [0, 1] and misclassified counts.
+more passes over the examples that are still classified correctly. What a stage has to do
+is a queue of pairs of pass and example, pass by pass. Batches of one or two fixed sizes
+take the next pairs of all the examples that stand: they may hold the end of one pass and
+the beginning of the next, so few rows are ever padding, and each attack is compiled once
+or twice, whatever falls. Of an example that several passes in one batch break, the first
+counts, as if they had come one after the other. Whatever an attack returns is looked at
+again in a clean pass: only what is in the ball, in [0, 1] and misclassified counts.
 
 Draws go by stage, pass and example, so the result does not depend on what else stood in
 a batch (a model that takes a key itself draws for a whole batch, though). Everything that
@@ -13,8 +16,7 @@ that it last reported.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,13 +24,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rfm import losses
 from rfm.attacks import checks
-from rfm.attacks._common import check_inputs, fold
+from rfm.attacks._common import fold
 from rfm.attacks.ensembles import VERSIONS, Stage, passes
 from rfm.attacks.square import Square
 from rfm.attacks.targets import likely_targets
-from rfm.batching import batches
+from rfm.attacks.verdict import (
+    CLEAN,
+    EnsembleResult,
+    check_examples,
+    check_labels,
+    is_allowed,
+    look,
+    look_at_batch,
+)
 from rfm.types import Images, Keys, Labels, LogitsFn, Place, Threat, as_partial, example_keys
 
 _LOOKED_AT = 32  # examples for the warnings
@@ -42,42 +51,24 @@ class Progress(NamedTuple):
     Attributes:
       broken_by: number of the stage that broke each example, shape (n,), or `STANDS`, or
         `WAS_WRONG` if it was misclassified before any attack.
-      x: the adversarial inputs, shape (n, h, w, c); the inputs themselves where none is.
+      fallen: the examples that an attack broke, in this order, shape (m,).
+      x: their adversarial inputs, shape (m, h, w, c).
       stage: number of the stage that is under way.
-      part: number of its pass.
-      waiting: examples that this pass has yet to attack, ascending, shape (m,).
+      tried: of its pairs of pass p and example i, number ``p * n + i``, all below this one
+        are done.
     """
 
     broken_by: Int[np.ndarray, " n"]
-    x: Float[np.ndarray, "n h w c"]
+    fallen: Int[np.ndarray, " m"]
+    x: Float[np.ndarray, "m h w c"]
     stage: int
-    part: int
-    waiting: Int[np.ndarray, " m"]
+    tried: int
 
     @property
     def stands(self) -> Bool[np.ndarray, " n"]:
         """Which examples still stand."""
         stands: np.ndarray = self.broken_by == STANDS
         return stands
-
-
-class EnsembleResult(NamedTuple):
-    """What an ensemble found, per example; on the host.
-
-    Attributes:
-      robust: classified correctly, also at everything that was tried, shape (n,).
-      broken_by: name of the attack that broke it, shape (n,); "" if it stands, "clean" if
-        it was misclassified before.
-      x: the adversarial inputs, shape (n, h, w, c); the inputs where there is none.
-      loss: cross-entropy at `x`, shape (n,); its mean is RLoss (AA).
-      warnings: what about the model defies this evaluation, a line each.
-    """
-
-    robust: Bool[np.ndarray, " n"]
-    broken_by: np.ndarray
-    x: Float[np.ndarray, "n h w c"]
-    loss: Float[np.ndarray, " n"]
-    warnings: tuple[str, ...]
 
 
 def autoattack(
@@ -88,7 +79,7 @@ def autoattack(
     *,
     threat: Threat,
     version: str | tuple[Stage, ...] = "standard",
-    batch_size: int = 128,
+    batch_size: int | Sequence[int] = (128, 32),
     place: Place = jax.device_put,
     progress: Progress | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -103,7 +94,9 @@ def autoattack(
       key: one key, or one per example.
       threat: the ball of the named versions.
       version: "standard", "plus", "rand", or stages of your own.
-      batch_size: examples at a time.
+      batch_size: examples at a time; of several sizes the largest that what stands fills
+        to more than three quarters, else the smallest. Each size is a compilation of each
+        attack.
       place: puts the arrays of a batch onto devices, e.g. sharded over a mesh.
       progress: where an earlier call was interrupted.
       on_progress: called after each batch; what it is given can be stored.
@@ -112,17 +105,27 @@ def autoattack(
       An `EnsembleResult`.
 
     Raises:
-      ValueError: an unknown version, shapes do not fit, or inputs are not in [0, 1].
+      ValueError: an unknown version, shapes do not fit, inputs are not in [0, 1], labels are
+        not classes of the model, or `progress` is of other examples.
     """
     stages = _stages(version, threat)
-    inputs, labels = np.asarray(x), np.asarray(y)
-    check_inputs(jnp.asarray(inputs[:1]), jnp.asarray(labels[:1]))
-    if len(inputs) != len(labels) or not (inputs.min() >= 0 and inputs.max() <= 1):
-        raise ValueError(
-            f"need n inputs in [0, 1] and n labels, got {len(inputs)} and {len(labels)}"
-        )
+    sizes = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"batch_size must be positive, got {batch_size}")
+    inputs, labels = check_examples(x, y)
     keys = example_keys(key, len(inputs))
-    runner = _Runner(as_partial(logits_fn), inputs, labels, keys, stages, batch_size, place)
+    logits_fn = as_partial(logits_fn)
+    random = any(getattr(stage.attack, "draws", 0) for stage in stages)
+    arguments = (inputs[:1], keys[0]) if random else (inputs[:1],)
+    classes = int(jax.eval_shape(logits_fn, *arguments).shape[-1])
+    check_labels(labels, classes)
+    if progress is not None and len(progress.broken_by) != len(inputs):
+        raise ValueError(
+            f"progress is of {len(progress.broken_by)} examples, but there are {len(inputs)}"
+        )
+    runner = _Runner(
+        logits_fn, inputs, labels, keys, stages, sizes, place, random=random, classes=classes
+    )
     state = progress or runner.begin()
     while (following := runner.advance(state)) is not None:
         state = following
@@ -137,85 +140,73 @@ class _Runner:
     y: np.ndarray
     keys: Key[Array, " n"]
     stages: tuple[Stage, ...]
-    batch_size: int
+    sizes: tuple[int, ...]
     place: Place
+    random: bool  # does the model take a key?
+    classes: int
 
     def begin(self) -> Progress:
         """Which examples stand before any attack."""
         wrong, _ = self.look(self.x)
         broken_by = np.where(wrong, WAS_WRONG, STANDS).astype(np.int32)
-        return Progress(broken_by, self.x.copy(), 0, 0, np.flatnonzero(~wrong))
+        return Progress(broken_by, np.zeros(0, np.int32), self.x[:0], 0, 0)
 
     def advance(self, progress: Progress) -> Progress | None:
         """One batch further; None if nothing is left to do."""
-        while progress.stage < len(self.stages):
-            stage = self.stages[progress.stage]
-            if len(progress.waiting):
-                return self.attack_batch(stage, progress)
-            if progress.part + 1 < self.passes(stage):
-                progress = self.enter(progress, progress.stage, progress.part + 1)
-            else:
-                progress = self.enter(progress, progress.stage + 1, 0)
-            if not progress.stands.any():
-                break
+        stands = progress.stands
+        while progress.stage < len(self.stages) and stands.any():
+            count = passes(self.stages[progress.stage], self.classes)
+            pairs = waiting(stands, progress.tried, count, limit=max(self.sizes))
+            if len(pairs):
+                return self.attack(progress, pairs[: choose_size(len(pairs), self.sizes)])
+            progress = progress._replace(stage=progress.stage + 1, tried=0)
         return None
 
-    def enter(self, progress: Progress, stage: int, part: int) -> Progress:
-        waiting = np.flatnonzero(progress.stands)
-        return progress._replace(stage=stage, part=part, waiting=waiting)
-
-    def passes(self, stage: Stage) -> int:
-        return passes(stage, self.classes)
-
-    @functools.cached_property
-    def classes(self) -> int:
-        one = jnp.asarray(self.x[:1])
-        arguments = (one, self.keys[0]) if self.random else (one,)
-        return int(jax.eval_shape(self.logits_fn, *arguments).shape[-1])
-
-    @property
-    def random(self) -> bool:
-        """Does the model take a key?"""
-        return any(getattr(stage.attack, "draws", 0) for stage in self.stages)
-
-    def attack_batch(self, stage: Stage, progress: Progress) -> Progress:
-        """One batch of a pass."""
-        rows, rest = np.split(progress.waiting, [self.batch_size])
-        batch = next(iter(batches(len(rows), self.batch_size)))
-        filled = rows[batch.indices]
-        keys = fold(fold(self.keys[filled], progress.stage), progress.part)
-        x, y, keys = self.place((self.x[filled], self.y[filled], keys))
+    def attack(self, progress: Progress, pairs: Int[np.ndarray, " m"]) -> Progress:
+        """One batch of a stage."""
+        stage, size = self.stages[progress.stage], choose_size(len(pairs), self.sizes)
+        filled = pairs[np.minimum(np.arange(size), len(pairs) - 1)]
+        part, example = np.divmod(filled, len(self.x))
+        keys = _keys(self.keys[example], progress.stage, part)
+        x, y, keys, part = self.place((self.x[example], self.y[example], keys, part))
         more = {}
         if stage.targeted:
-            more["targets"] = likely_targets(self.logits_fn, x, y)[progress.part]
+            more["targets"] = _targets(self.logits_fn, x, y, part)
         found = stage.attack(self.logits_fn, x, y, keys, **more)
-        wrong, _ = _look(self.logits_fn, found.x, y, keys[0], self.random)
-        broken = np.asarray(wrong & _is_allowed(stage.attack.threat, x, found.x))[: len(rows)]
-        fallen = rows[broken]
-        broken_by, adversarial = progress.broken_by.copy(), progress.x.copy()
+        wrong, _ = look_at_batch(self.logits_fn, found.x, y, keys[0] if self.random else None)
+        broken = np.asarray(wrong & is_allowed(stage.attack.threat, x, found.x))[: len(pairs)]
+        # An example may be there several times: its first pass counts.
+        fallen, first = np.unique(example[: len(pairs)][broken], return_index=True)
+        adversarial = np.asarray(found.x)[: len(pairs)][broken][first]
+        broken_by = progress.broken_by.copy()
         broken_by[fallen] = progress.stage
-        adversarial[fallen] = np.asarray(found.x)[: len(rows)][broken]
-        return progress._replace(broken_by=broken_by, x=adversarial, waiting=rest)
+        return progress._replace(
+            broken_by=broken_by,
+            fallen=np.concatenate([progress.fallen, fallen.astype(np.int32)]),
+            x=np.concatenate([progress.x, adversarial]),
+            tried=int(pairs[-1]) + 1,
+        )
 
     def look(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of all examples are misclassified at `x`, and the cross-entropy there."""
-        done = []
-        for batch in batches(len(x), self.batch_size):
-            rows = batch.indices
-            images, labels, keys = self.place((x[rows], self.y[rows], self.keys[rows]))
-            wrong, loss = _look(self.logits_fn, images, labels, keys[0], self.random)
-            done.append((np.asarray(wrong)[batch.valid], np.asarray(loss)[batch.valid]))
-        wrongs, found = zip(*done, strict=True)
-        return np.concatenate(wrongs), np.concatenate(found)
+        return look(
+            self.logits_fn,
+            x,
+            y=self.y,
+            batch_size=max(self.sizes),
+            place=self.place,
+            keys=self.keys if self.random else None,
+        )
 
     def result(self, progress: Progress) -> EnsembleResult:
-        names = {STANDS: "", WAS_WRONG: "clean"}
+        names = {STANDS: "", WAS_WRONG: CLEAN}
         names.update({i: stage.name for i, stage in enumerate(self.stages)})
-        _, loss = self.look(progress.x)
+        x = self.x.copy()
+        x[progress.fallen] = progress.x
+        _, loss = self.look(x)
         return EnsembleResult(
             robust=progress.stands,
             broken_by=np.array([names[int(i)] for i in progress.broken_by]),
-            x=progress.x,
+            x=x,
             loss=loss,
             warnings=tuple(self.warnings(progress)),
         )
@@ -248,17 +239,31 @@ def _stages(version: str | tuple[Stage, ...], threat: Threat) -> tuple[Stage, ..
     return VERSIONS[version](threat)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _look(
-    logits_fn: LogitsFn, x: Images, y: Labels, key: Key[Array, ""], random: bool
-) -> tuple[Array, Array]:
-    """Is it misclassified, and its cross-entropy, in a clean pass."""
-    logits = logits_fn(x, key) if random else logits_fn(x)  # type: ignore[call-arg]
-    return losses.is_misclassified(logits, y), losses.cross_entropy(logits, y)
+def waiting(
+    stands: Bool[np.ndarray, " n"], tried: int, passes: int, *, limit: int
+) -> Int[np.ndarray, " m"]:
+    """The next pairs of pass and example that stands, at most `limit` numbers, ascending."""
+    n, standing = len(stands), np.flatnonzero(stands)
+    begin = tried // n * len(standing) + int(np.searchsorted(standing, tried % n))
+    numbers = np.arange(begin, min(begin + limit, passes * len(standing)))
+    part, index = np.divmod(numbers, len(standing))
+    pairs: np.ndarray = part * n + standing[index]
+    return pairs
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _is_allowed(threat: Threat, x: Images, found: Images) -> Array:
-    """Is it in the ball and in the box? (x + delta is rounded to the precision of x.)"""
-    in_ball = threat.norm(found - x) <= threat.epsilon * (1 + 1e-5) + 1e-6
-    return in_ball & ((found >= 0) & (found <= 1)).reshape(len(found), -1).all(1)
+def choose_size(rows: int, sizes: Sequence[int]) -> int:
+    """The largest size that so many rows fill to more than three quarters, or the smallest."""
+    return max((size for size in sizes if rows > 0.75 * size), default=min(sizes))
+
+
+@jax.jit
+def _keys(
+    keys: Key[Array, " m"], stage: int | Array, part: Int[np.ndarray, " m"]
+) -> Key[Array, " m"]:
+    return jax.vmap(jax.random.fold_in)(fold(keys, stage), part)
+
+
+@jax.jit
+def _targets(logits_fn: LogitsFn, x: Images, y: Labels, part: Int[Array, " m"]) -> Labels:
+    """The class that each row is pushed to: the most likely wrong one in pass 0."""
+    return likely_targets(logits_fn, x, y)[part, jnp.arange(len(part))]

@@ -26,6 +26,7 @@ from rfm.attacks._common import (
     AttackResult,
     as_column,
     check_inputs,
+    check_labels,
     finite,
     fold,
     per_row,
@@ -118,17 +119,19 @@ class FAB:
         self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, targets: Labels | None = None
     ) -> Minimal:
         """The nearest misclassified inputs, in the ball or not; arguments as above."""
-        check_inputs(x, y, targets)
+        check_inputs(x, y)
+        if targets is not None:
+            check_labels("targets", targets, x.shape[0])
         logits_fn, keys = as_partial(logits_fn), example_keys(key, x.shape[0])
         compiled = self.compiled
         if compiled is None:
             compiled = loops.runs_fast_in_loops(logits_fn, x)
         run = _run_compiled if compiled else _run
-        found = run(self, logits_fn, x, y, keys, targets, 0, compiled)
-        for restart in range(1, self.restarts):
-            again = run(self, logits_fn, x, y, keys, targets, restart, compiled)
-            found = _nearer(found, again)
-        return found
+        found = (
+            run(self, logits_fn, x, y, keys, targets, restart, compiled)
+            for restart in range(self.restarts)
+        )
+        return functools.reduce(_nearer, found)
 
 
 def fab(logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, **settings: Any) -> AttackResult:

@@ -30,6 +30,7 @@ from rfm.attacks._common import (
     AttackResult,
     bind_targets,
     check_inputs,
+    check_targets,
     finite,
     into_box,
     per_row,
@@ -41,12 +42,13 @@ from rfm.types import (
     Labels,
     LogitsFn,
     PerExample,
+    Targets,
     Threat,
     as_partial,
     example_keys,
 )
 
-_Classes = tuple[Labels, Labels | None]  # labels, and targets if there are any
+_Classes = tuple[Labels, Targets | None]  # labels, and targets if there are any
 
 
 class _State(NamedTuple):
@@ -109,7 +111,7 @@ class PGD:
             raise ValueError("PGD without a random start has nothing to restart: use restarts=1")
 
     def __call__(
-        self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, targets: Labels | None = None
+        self, logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, targets: Targets | None = None
     ) -> AttackResult:
         """Attacks `logits_fn` at inputs `x` (n, h, w, c) in [0, 1] with labels `y` (n,).
 
@@ -119,7 +121,8 @@ class PGD:
           y: labels, integers.
           key: one key, or one per example (then the batch an example is in does not
             matter).
-          targets: for a targeted loss, the class that each example is pushed to.
+          targets: what the loss takes beside the labels: the class that each example is
+            pushed to, shape (n,), or the logits that it is moved away from, (n, k).
 
         Returns:
           An `AttackResult`. A loss that is not a number counts as infinite.
@@ -127,7 +130,8 @@ class PGD:
         Raises:
           ValueError: shapes do not fit, or `x` is not floating point.
         """
-        check_inputs(x, y, targets)
+        check_inputs(x, y)
+        check_targets(self.loss, targets, x.shape[0])
         logits_fn = as_partial(logits_fn)
         keys = example_keys(key, x.shape[0])
         compiled = self.compiled

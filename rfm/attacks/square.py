@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rfm import loops, losses
+from rfm.attacks._bumps import pair_of_bumps, tiles
 from rfm.attacks._common import (
     AttackResult,
     better,
@@ -114,12 +115,13 @@ class Square:
         logits_fn, keys = as_partial(logits_fn), example_keys(key, x.shape[0])
         compiled = self.compiled
         if compiled is None:
-            compiled = loops.runs_fast_in_loops(logits_fn, x)
+            compiled = loops.runs_fast_in_loops(logits_fn, x, gradient=False)
         run = _run_compiled if compiled else _run
-        found = run(self, logits_fn, x, y, fold(keys, 0), compiled)
-        for restart in range(1, self.restarts):
-            found = better(found, run(self, logits_fn, x, y, fold(keys, restart), compiled))
-        return found
+        found = (
+            run(self, logits_fn, x, y, fold(keys, restart), compiled)
+            for restart in range(self.restarts)
+        )
+        return functools.reduce(better, found)
 
 
 def square(logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, **settings: Any) -> AttackResult:
@@ -195,8 +197,8 @@ def _start(
         signs = jax.vmap(lambda key: jax.random.rademacher(key, stripes, x.dtype))(fold(keys, 0))
         delta = jnp.broadcast_to(attack.threat.epsilon * signs, x.shape)
     else:
-        tiles = jax.vmap(functools.partial(_tiles, shape=x.shape[1:]))(fold(keys, 0))
-        delta = to_boundary(attack.threat, tiles.astype(x.dtype))
+        drawn = jax.vmap(functools.partial(tiles, shape=x.shape[1:]))(fold(keys, 0))
+        delta = to_boundary(attack.threat, drawn.astype(x.dtype))
     point = jnp.clip(x + delta, 0.0, 1.0)
     logits = logits_fn(point)
     wrong = losses.is_misclassified(logits, y)
@@ -290,47 +292,3 @@ def _window(
     columns = jnp.arange(shape[1]) - jax.random.randint(column_key, (), 0, shape[1] - side + 1)
     inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))[None]
     return inside, rows, columns
-
-
-def _tiles(key: Key[Array, ""], *, shape: tuple[int, ...]) -> Float[Array, "h w c"]:
-    """About five by five pairs of bumps with random signs, the start in L2."""
-    height, width, channels = shape
-    size = max(min(height, width) // 5, 1)
-    down, across = height // size, width // size
-    signs, turn = jax.random.split(key)
-    sign = jax.random.rademacher(signs, (down, across, channels), jnp.float32)
-    bump = jnp.asarray(pair_of_bumps(size))
-    bumps = jnp.where(jax.random.bernoulli(turn, shape=(down, across, 1, 1)), bump.T, bump)
-    tiles = bumps[..., None] * sign[:, :, None, None]
-    tiles = tiles.transpose(0, 2, 1, 3, 4).reshape(down * size, across * size, channels)
-    top, left = (height - down * size) // 2, (width - across * size) // 2
-    bottom, right = height - down * size - top, width - across * size - left
-    return jnp.pad(tiles, ((top, bottom), (left, right), (0, 0)))
-
-
-def pair_of_bumps(size: int) -> Float[np.ndarray, "size size"]:
-    """The pattern of the L2 attack (Eq. (2) of the paper), norm 1.
-
-    The upper part is a bump that falls off around its middle, the lower one a negative
-    bump. A bump of a by b pixels adds ``1 / (k + 1)^2`` on squares of half-width k around
-    the middle.
-    """
-    upper = size // 2
-    pattern = np.zeros((size, size))
-    pattern[:upper] = _bump(upper, size)
-    pattern[upper:] = -_bump(size - upper, size)
-    norm = np.linalg.norm(pattern)
-    return (pattern / (norm or 1.0)).astype(np.float32)
-
-
-def _bump(height: int, width: int) -> Float[np.ndarray, "a b"]:
-    if not height:
-        return np.zeros((0, width))
-    reach = max(height // 2, width // 2) + 1
-    rows = np.abs(np.arange(height) - height // 2)
-    columns = np.abs(np.arange(width) - width // 2)
-    from_middle = np.maximum(rows[:, None], columns[None])
-    # Sums of 1 / (k + 1)^2 over the squares k = from_middle, ..., reach - 1.
-    sums = np.append(np.cumsum(1.0 / np.arange(reach, 0, -1) ** 2)[::-1], 0.0)
-    bump: np.ndarray = sums[from_middle]
-    return bump / np.linalg.norm(bump)

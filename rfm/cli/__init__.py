@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         known = parse(sys.argv[1:] if arguments is None else arguments)
         if known.verb != "data":
-            known.config, known.workdir = resolve(known.config, known.workdir, known.overrides)
+            exported = getattr(known, "exported", None)
+            known.config, known.workdir = resolve(
+                known.config, known.workdir, known.overrides, exported=exported
+            )
         arrange()
         from rfm.cli import verbs  # a second of imports, which a wrong flag need not wait for
 

@@ -81,4 +81,6 @@ def _values(fields: Mapping[str, float]) -> str:
         parts.append(f"RLoss {fields['loss']:.3f}")
     if "error" in fields:
         parts.append(f"RErr {fields['error']:.1%}")
+    if "robust_accuracy" in fields:
+        parts.append(f"robust accuracy {fields['robust_accuracy']:.1%}")
     return "  ".join(parts)

@@ -27,7 +27,11 @@ _KINDS = {
 
 
 def resolve(
-    spec: str | None, workdir: str | None, overrides: Sequence[str]
+    spec: str | None,
+    workdir: str | None,
+    overrides: Sequence[str],
+    *,
+    exported: str | None = None,
 ) -> tuple[ConfigDict, Path]:
     """The config and the workdir of a command.
 
@@ -35,6 +39,7 @@ def resolve(
       spec: what was given as ``--config``, if anything.
       workdir: what was given as ``--workdir``, if anything.
       overrides: ``--config.FIELD=VALUE``.
+      exported: what was given as ``--exported``, if anything.
 
     Raises:
       UserError: no such file, method or field, or a value of the wrong type.
@@ -42,12 +47,15 @@ def resolve(
     workdir = workdir and os.path.expanduser(workdir)
     stored = workdirs.read_config(Path(workdir)) if workdir and spec is None else None
     if workdir and stored is not None:
-        config, default, source = ConfigDict(_with_tuples(stored)), workdir, workdir
+        config, default, source = _completed(stored), workdir, workdir
     else:
         config, default, source = _load(os.path.expanduser(spec or _DEFAULT))
     _check_fields(config, f"config of {source}")
     for override in overrides:
         _override(config, override)
+    if exported is not None:
+        path = Path(exported).expanduser()
+        config.model.exported, default = str(path.absolute()), f"runs/{path.stem}"
     return config, Path(workdir or default.format(name=config.name))
 
 
@@ -142,6 +150,22 @@ def _fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
         else:
             fields[f"{prefix}{key}"] = value
     return fields
+
+
+def _completed(stored: Mapping[str, Any]) -> ConfigDict:
+    """A stored config; fields that rfm did not have yet get their defaults."""
+    config = base.get_config()
+    _fill(config, _with_tuples(stored))
+    return config
+
+
+def _fill(config: ConfigDict, stored: Mapping[str, Any]) -> None:
+    for key, value in stored.items():
+        if isinstance(value, Mapping) and isinstance(config.get(key), ConfigDict):
+            _fill(config[key], value)
+        else:
+            with config.unlocked(), config.ignore_type():
+                config[key] = value
 
 
 def _with_tuples(stored: Mapping[str, Any]) -> dict[str, Any]:

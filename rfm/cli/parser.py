@@ -17,7 +17,8 @@ how flat their robust loss is around the weights.
   rfm run --config configs/cifar10.py:at --workdir runs/at --config.model.width=16
 
 The stages can be run alone (train, evaluate, flatness, attack, report); each picks up what is
-already in the workdir, so any of them can be stopped and started again.
+already in the workdir, so any of them can be stopped and started again. What rfm export
+writes can be measured anywhere: rfm evaluate|attack|flatness --exported FILE.
 """
 
 _CONFIG = """\
@@ -53,7 +54,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     known, rest = parser.parse_known_args(arguments)
     flags = re.findall(r"--[\w-]+", verbs[known.verb].format_usage())
     known.overrides = _split_overrides(rest, flags)
-    for flag in ("config", "workdir", "data_dir"):
+    for flag in ("config", "workdir", "data_dir", "exported", "saved", "out"):
         if getattr(known, flag, None) == "":
             raise UserError(f"--{flag.replace('_', '-')} is empty; leave it out or give a value")
     if known.verb == "data" and known.overrides:
@@ -110,9 +111,11 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "evaluate",
         "Err, RErr, Loss and RLoss of a checkpoint",
         "Clean and robust error and loss on the first test and training examples, by PGD\n"
-        "with restarts, the worst case per example. Writes records/STEP/evaluation-*.json.",
+        "with restarts, the worst case per example, and RErr by AutoAttack if the config says\n"
+        "so (config.evaluation.autoattack). Writes records/STEP/evaluation-*.json.",
     )
     _measuring_flags(evaluate, snapshots=False)
+    _exported_flag(evaluate)
     flatness = verb(
         "flatness",
         "average- and worst-case flatness of a checkpoint",
@@ -122,16 +125,24 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "first if need be. Writes records/STEP/flatness-*.json.",
     )
     _measuring_flags(flatness)
+    _exported_flag(flatness)
     attacked = verb(
         "attack",
         "RErr by AutoAttack, or by one of its attacks",
         "Attacks the examples of the evaluation by an ensemble, each attack only what still\n"
         "stands: autoattack (APGD-CE, APGD-T, FAB-T, Square), autoattack-plus, one of apgd-ce,\n"
         "apgd-dlr, apgd-t, fab, fab-t, square, or pgd. Stopped, it goes on at the attack and\n"
-        "batch where it was. Writes records/STEP/attack-*.json.",
+        "batch where it was. Writes records/STEP/attack-*.json, and the adversarial examples\n"
+        "beside it, attack-*.npz, which --saved tries on another model.",
     )
     attacked.add_argument(
         "--attack", metavar="NAME", default="autoattack", help="which (default: autoattack)"
+    )
+    attacked.add_argument(
+        "--saved",
+        metavar="FILE",
+        help="attack by the adversarial examples in an .npz instead (arrays n, h, w, c of the"
+        " first n examples)",
     )
     attacked.add_argument(
         "--split",
@@ -141,6 +152,17 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         help="test (default) or train",
     )
     _measuring_flags(attacked, snapshots=False)
+    _exported_flag(attacked)
+    export = verb(
+        "export",
+        "a checkpoint as a file that runs without its code",
+        "Writes one .npz: the weights and the serialised JAX program (CPU, CUDA and TPU), for\n"
+        "--exported. Its records say by a checksum which file they are of.",
+    )
+    export.add_argument(
+        "--out", metavar="FILE", help="where to (default: WORKDIR/exported/STEP.npz)"
+    )
+    _checkpoint_flag(export)
     verb(
         "report",
         "report.html from what is in the workdir",
@@ -181,7 +203,7 @@ def _split_overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
     return overrides
 
 
-def _measuring_flags(parser: argparse.ArgumentParser, *, snapshots: bool = True) -> None:
+def _checkpoint_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="WHICH",
@@ -189,6 +211,18 @@ def _measuring_flags(parser: argparse.ArgumentParser, *, snapshots: bool = True)
         help="final (default); best: lowest robust error on the held-out examples (early"
         " stopping); or a step",
     )
+
+
+def _exported_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exported",
+        metavar="FILE",
+        help="measure the model that rfm export wrote, on the data of --config",
+    )
+
+
+def _measuring_flags(parser: argparse.ArgumentParser, *, snapshots: bool = True) -> None:
+    _checkpoint_flag(parser)
     parser.add_argument("--again", action="store_true", help="measure again what is already there")
     if snapshots:
         parser.add_argument(

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -14,11 +15,12 @@ from rfm.cli.bars import Bars
 from rfm.cli.environment import check_devices
 from rfm.cli.signals import Stop
 from rfm.errors import UserError, did_you_mean
-from rfm.evaluation.attack import ATTACKS, attack_tasks
+from rfm.evaluation.attack import ATTACKS, AUTOATTACKS, attack_line, attack_tasks, saved_task
 from rfm.evaluation.check import check_measures
 from rfm.evaluation.evaluate import evaluation_tasks
 from rfm.evaluation.measure_flatness import flatness_tasks
 from rfm.evaluation.tasks import Subject, carry_out
+from rfm.models import exported
 from rfm.reporting.metrics import read_metrics
 from rfm.training import loop
 from rfm.training.build import Run, build
@@ -40,6 +42,24 @@ class _Command:
         workdirs.check(self.workdir, self.config.to_dict())  # before data are loaded
         check_devices()
         return build(self.config)
+
+    def must_exist(self) -> None:
+        """Is there anything to measure?"""
+        workdir = self.workdir
+        if self.config.model.exported:
+            return
+        if not os.path.isdir(workdir):
+            raise UserError(f"no workdir {workdir}; make one with rfm train or rfm run")
+        if workdirs.read_config(workdir) is None:
+            raise UserError(f"{workdir} is no workdir: it has no config.json; rfm train makes one")
+
+    def must_train(self) -> None:
+        """Can the model be trained?"""
+        if self.config.model.exported:
+            raise UserError(
+                "config.model.exported: an exported model cannot be trained; rfm evaluate,"
+                " attack or flatness measure it"
+            )
 
     def say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -76,6 +96,10 @@ class _Command:
 
     def subjects(self, run: Run) -> Iterator[Subject]:
         """The checkpoint asked for, then all snapshots unless they are not wanted."""
+        if self.config.model.exported:
+            workdirs.claim(self.workdir, self.config.to_dict())
+            yield Subject.of_file(run, self.config.model.exported)
+            return
         directory = self.workdir / "checkpoints"
         if not directory.is_dir():
             raise UserError(f"no checkpoint in {self.workdir}; run rfm train first")
@@ -86,7 +110,7 @@ class _Command:
             step = _which(self.arguments.checkpoint, run, self.workdir, steps)
             state = checkpoints.restore(step, like)
             workdirs.claim(self.workdir, self.config.to_dict())
-            yield Subject(run, state, self.arguments.checkpoint)
+            yield Subject.of_state(run, state, self.arguments.checkpoint)
             if getattr(self.arguments, "no_snapshots", True):
                 return
             for step in steps:
@@ -96,7 +120,7 @@ class _Command:
                     except UserError as error:
                         self.warn(f"{error}; this snapshot is left out")
                         continue
-                    yield Subject(run, state, str(step), snapshot=True)
+                    yield Subject.of_state(run, state, str(step), snapshot=True)
 
     def measure(self, run: Run, *, with_flatness: bool) -> None:
         check_measures(run)
@@ -105,6 +129,8 @@ class _Command:
                 again = self.arguments.again
                 tasks = evaluation_tasks(subject)
                 records = carry_out(tasks, self.workdir, again=again, progress=bars)
+                if not subject.snapshot:
+                    self._autoattack(subject, bars)
                 if with_flatness:
                     evaluated = {record["split"]: record for record in records}
                     tasks = flatness_tasks(subject, evaluated)
@@ -114,12 +140,37 @@ class _Command:
         check_measures(run)
         name, split, again = self.arguments.attack, self.arguments.split, self.arguments.again
         for subject in self.subjects(run):
-            tasks = attack_tasks(subject, name, self.workdir, splits=(split,), again=again)
+            if self.arguments.saved:
+                tasks = [saved_task(subject, Path(self.arguments.saved).expanduser(), split)]
+            else:
+                tasks = attack_tasks(subject, name, self.workdir, splits=(split,), again=again)
             with Bars(self.console) as bars:
                 found = carry_out(tasks, self.workdir, again=again, progress=bars)
             for record in found:
-                for line in record.get("warnings", ()):
-                    self.warn(f"{record['name']}: {line}")
+                self._warn_of(record)
+                if self.arguments.saved or not name.startswith("autoattack"):  # no table row
+                    self.say(attack_line(record))
+
+    def _autoattack(self, subject: Subject, bars: Bars) -> None:
+        """Beside PGD, if the config asks for it."""
+        version = self.config.evaluation.autoattack
+        if version == "none":
+            return
+        name, again = AUTOATTACKS[version], self.arguments.again
+        tasks = attack_tasks(subject, name, self.workdir, splits=("test",), again=again)
+        for record in carry_out(tasks, self.workdir, again=again, progress=bars):
+            self._warn_of(record)
+
+    def _warn_of(self, record: Mapping[str, Any]) -> None:
+        for line in record.get("warnings", ()):
+            self.warn(f"{record['name']}: {line}")
+
+    def export(self, run: Run) -> None:
+        (subject,) = self.subjects(run)
+        given = self.arguments.out
+        out = Path(given).expanduser() if given else self.workdir / f"exported/{subject.step}.npz"
+        exported.save(out, subject.apply_fn, subject.params, image_shape=run.dataset.image_shape)
+        self.say(f"exported: {out.resolve()}")
 
     def report(self) -> None:
         path = reporting.write_report(self.workdir)
@@ -134,6 +185,7 @@ class _Command:
 
 def _run(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
+    command.must_train()
     run = command.build()
     command.say(
         f"{command.config.name} on {run.dataset.name}, {run.mesh.size} x"
@@ -149,12 +201,13 @@ def _run(arguments: argparse.Namespace, stop: Stop) -> int:
 
 def _train(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
+    command.must_train()
     return command.train(command.build())
 
 
 def _evaluate(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
-    _must_exist(command.workdir)
+    command.must_exist()
     command.measure(command.build(), with_flatness=False)
     command.show_table()
     return 0
@@ -162,7 +215,7 @@ def _evaluate(arguments: argparse.Namespace, stop: Stop) -> int:
 
 def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
-    _must_exist(command.workdir)
+    command.must_exist()
     command.measure(command.build(), with_flatness=True)
     command.show_table()
     return 0
@@ -170,12 +223,19 @@ def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
 
 def _attack(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
-    _must_exist(command.workdir)
+    command.must_exist()
     if arguments.attack not in ATTACKS:  # before anything is loaded
         hint = did_you_mean(arguments.attack, ATTACKS)
         raise UserError(f"no attack {arguments.attack!r} among {', '.join(ATTACKS)}{hint}")
     command.attack(command.build())
     command.show_table()
+    return 0
+
+
+def _export(arguments: argparse.Namespace, stop: Stop) -> int:
+    command = _Command(arguments, stop)
+    command.must_exist()
+    command.export(command.build())
     return 0
 
 
@@ -210,16 +270,10 @@ VERBS: dict[str, Callable[[argparse.Namespace, Stop], int]] = {
     "evaluate": _evaluate,
     "flatness": _flatness,
     "attack": _attack,
+    "export": _export,
     "report": _report,
     "data": _data,
 }
-
-
-def _must_exist(workdir: Path) -> None:
-    if not os.path.isdir(workdir):
-        raise UserError(f"no workdir {workdir}; make one with rfm train or rfm run")
-    if workdirs.read_config(workdir) is None:
-        raise UserError(f"{workdir} is no workdir: it has no config.json; rfm train makes one")
 
 
 def _which(name: str, run: Run, workdir: Path, steps: Sequence[int]) -> int:

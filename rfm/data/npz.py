@@ -12,12 +12,11 @@ objects is refused. Bytes damaged under way are noticed, for the archive carries
 checksum of every array and reading an array to its end compares it.
 """
 
-import os
 from collections.abc import Iterable
 
 import numpy as np
 
-from rfm.data._reason import reason
+from rfm import archives
 from rfm.data.dataset import Dataset, from_arrays
 from rfm.errors import UserError
 
@@ -34,56 +33,22 @@ def read(path: str) -> Dataset:
       UserError: the file is missing, damaged, holds pickled objects, or its arrays
         are not a data set.
     """
-    expanded = os.path.expanduser(path)
-    if not os.path.isfile(expanded):
-        raise UserError(f"{path}: there is no such file")
-    # A damaged file can fail anywhere in zipfile, zlib, ast and NumPy, which raise about
-    # a dozen kinds of exception; at this door each of them means the same.
-    try:
-        archive = np.load(expanded, allow_pickle=False)
-    except Exception as error:
-        raise UserError(
-            f"{path}: damaged, or not an .npz archive ({reason(error)}); write one "
-            f"with np.savez_compressed and the keys {_listed(_ARRAYS)}"
-        ) from error
-    if isinstance(archive, np.ndarray):
-        raise UserError(
-            f"{path}: holds one array without a name; write an .npz archive with the "
-            f"keys {_listed(_ARRAYS)}"
-        )
-    with archive:
+    keys = f"with np.savez_compressed and the keys {_listed(_ARRAYS)}"
+    with archives.opened(path, f"write one {keys}") as archive:
         missing = [key for key in _ARRAYS if key not in archive]
         if missing:
             raise UserError(
                 f"{path}: lacks {_listed(missing)}; the archive must have the keys "
                 f"{_listed(_ARRAYS)}"
             )
-        x_train, y_train, x_test, y_test = (_array(path, archive, key) for key in _ARRAYS)
+        arrays = (archives.array(path, archive, key) for key in _ARRAYS)
+        x_train, y_train, x_test, y_test = arrays
         class_names = _class_names(path, archive) if "class_names" in archive else None
     return from_arrays(path, x_train, y_train, x_test, y_test, class_names)
 
 
-def _array(path: str, archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
-    try:
-        array = archive[key]
-    except MemoryError as error:
-        raise UserError(f"{path}: {key} does not fit into memory") from error
-    except Exception as error:
-        if "allow_pickle" in str(error):  # NumPy raises a plain ValueError for it
-            raise UserError(
-                f"{path}: {key} holds pickled Python objects, which are not loaded "
-                "from data files; save an array of numbers of one shape"
-            ) from error
-        raise UserError(
-            f"{path}: {key} is damaged ({reason(error)}); get the file again"
-        ) from error
-    if not isinstance(array, np.ndarray):  # a member that is no array comes as bytes
-        raise UserError(f"{path}: {key} is damaged (not an array); get the file again")
-    return array
-
-
 def _class_names(path: str, archive: np.lib.npyio.NpzFile) -> list[str]:
-    names = _array(path, archive, "class_names")
+    names = archives.array(path, archive, "class_names")
     if names.ndim != 1 or names.dtype.kind != "U":
         raise UserError(
             f"{path}: class_names is {names.dtype} of shape {names.shape}; it must be "

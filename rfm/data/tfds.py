@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from rfm.data._reason import reason
+from rfm.archives import reason
 from rfm.data.dataset import Dataset, check_count, from_arrays
 from rfm.errors import UserError
 

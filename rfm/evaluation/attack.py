@@ -1,32 +1,38 @@
 """The records ``attack-NAME-test`` and ``attack-NAME-train``: RErr and RLoss by an ensemble.
 
-Attacked are the same examples as in the evaluation records. An ensemble takes long, so
-what is known is stored after each batch, in ``records/STEP/attack-NAME-SPLIT.npz``: the
-same command goes on at the attack and the batch where it was stopped.
+Attacked are the same examples as in the evaluation records. The adversarial examples go to
+an ``.npz`` beside the record; `saved_task` evaluates such a file on another model. An
+ensemble takes long, so what is known is stored after each batch, in
+``records/STEP/attack-NAME-SPLIT.progress.npz``: the same command goes on at the attack and
+the batch where it was stopped.
 """
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
+import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from rfm.attacks import FAB, PGD, Square
+from rfm import archives
+from rfm.attacks import FAB, PGD, EnsembleResult, Square, judge
 from rfm.attacks.autoattack import Progress, autoattack
 from rfm.attacks.ensembles import STAGES, VERSIONS, Stage, passes
 from rfm.data.augment import to_float
 from rfm.data.splits import Examples, Split, evaluation
+from rfm.errors import UserError
 from rfm.evaluation import records
 from rfm.evaluation.robustness import estimate
 from rfm.evaluation.tasks import Subject, Task, Tell, key_for
 from rfm.training.build import attack
-from rfm.types import Threat, bind
+from rfm.types import Threat
 from rfm.workdir import write_atomically
 
 
@@ -45,6 +51,20 @@ _ENSEMBLES: dict[str, Callable[[Threat], tuple[Stage, ...]]] = {
 }
 ATTACKS = (*_ENSEMBLES, "pgd")
 """What ``rfm attack --attack`` knows."""
+
+
+AUTOATTACKS = {"standard": "autoattack", "plus": "autoattack-plus"}
+"""The names of what ``config.evaluation.autoattack`` knows beside "none"."""
+
+
+def attack_line(record: Mapping[str, Any]) -> str:
+    """A record in a line: RErr, RLoss, and what broke how many."""
+    rerr, rloss = record["values"]["rerr"], record["values"]["rloss"]
+    broken = ", ".join(f"{name} {count}" for name, count in record["broken_by"].items())
+    return (
+        f"{record['name']}: RErr {rerr['value']:.1%}, RLoss {rloss['value']:.3f} on"
+        f" {rerr['examples']} {record['split']} examples; broken by: {broken or 'nothing'}"
+    )
 
 
 def attack_tasks(
@@ -73,8 +93,8 @@ def attack_tasks(
             "seed": section.seed,
         }
         record = subject.record("attack", f"attack-{name}-{split}", split, protocol)
-        stored = records.path_of(workdir, record).with_suffix(".npz")
-        compute = functools.partial(_attack, subject, examples, stages, record, stored, again)
+        path = records.path_of(workdir, record)
+        compute = functools.partial(_attack, subject, examples, stages, record, path, again)
         tasks.append(Task({**record, "attack": name}, compute, len(examples.labels)))
     return tasks
 
@@ -89,34 +109,95 @@ def _attack(
     examples: Examples,
     stages: tuple[Stage, ...],
     record: dict[str, Any],
-    stored: Path,
+    path: Path,
     again: bool,
     tell: Tell,
 ) -> dict[str, Any]:
-    run, state, section = subject.run, subject.state, subject.run.config.evaluation
+    stored = path.with_suffix(".progress.npz")
+    run, section = subject.run, subject.run.config.evaluation
     identity = json.dumps(record, sort_keys=True)
     count, classes = len(examples.labels), run.dataset.classes
 
     def on_progress(progress: Progress) -> None:
         _store(stored, progress, identity)
         share = _share_done(stages, progress, classes)
-        tell(min(round(count * share), count - 1), error=1 - float(progress.stands.mean()))
+        tell(min(round(count * share), count - 1), robust_accuracy=float(progress.stands.mean()))
 
     with jax.default_matmul_precision(section.matmul_precision):
         found = autoattack(
-            bind(run.apply_fn(state.batch_stats), state.params),
+            subject.logits_fn,
             np.asarray(to_float(examples.images)),
             examples.labels,
             key_for(section.seed, f"attack-{examples.split}"),
             threat=stages[0].attack.threat,
             version=stages,
-            batch_size=section.batch_size,
+            batch_size=_sizes(section.batch_size, run.mesh.size),
             place=subject.place,
             progress=None if again else _stored(stored, identity, count),
             on_progress=on_progress,
         )
-    tell(count, error=1 - float(found.robust.mean()))
+    tell(count, robust_accuracy=float(found.robust.mean()))
+    _save(path.with_suffix(".npz"), x=found.x, y=examples.labels, broken_by=found.broken_by)
     stored.unlink(missing_ok=True)
+    return _results(found)
+
+
+def saved_task(subject: Subject, path: Path, split: Split) -> Task:
+    """RErr and RLoss on adversarial examples that were saved before, a task.
+
+    Args:
+      subject: what they are tried on.
+      path: an ``.npz``. Every array (n, h, w, c) in it is a set of adversarial examples, in
+        [0, 1] or uint8, of the first n examples of the evaluation; other arrays are left alone.
+      split: "test" or "train".
+
+    Raises:
+      UserError: no such file, or its arrays do not fit.
+    """
+    section, dataset = subject.run.config.evaluation, subject.run.dataset
+    sets = {
+        name: to_float(array) if array.dtype == np.uint8 else array.astype(np.float32)
+        for name, array in archives.read(str(path), "rfm attack writes one").items()
+        if array.ndim == 4
+    }
+    counts = sorted({len(array) for array in sets.values()})
+    available = len(dataset.test_labels if split == "test" else dataset.train_labels)
+    fits = [tuple(array.shape[1:]) == tuple(dataset.image_shape) for array in sets.values()]
+    if len(counts) != 1 or not 1 <= counts[0] <= available or not all(fits):
+        shapes = {name: tuple(array.shape) for name, array in sets.items()}
+        raise UserError(
+            f"{path}: need arrays of one shape (n, {', '.join(map(str, dataset.image_shape))}), n"
+            f" at most {available}; got {shapes or 'none with four axes'}"
+        )
+    examples = evaluation(dataset, split, counts[0])
+    threat = attack(section, "config.evaluation").threat
+    protocol = {
+        "threat": records.describe_threat(threat),
+        "saved": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "sets": list(sets)},
+        "examples": {"split": split, "first": 0, "count": counts[0]},
+    }
+    stem = re.sub(r"[^\w.-]", "_", path.stem)
+    record = subject.record("attack", f"attack-saved-{stem}-{split}", split, protocol)
+
+    def compute(tell: Tell) -> dict[str, Any]:
+        with jax.default_matmul_precision(section.matmul_precision):
+            found = judge(
+                subject.logits_fn,
+                np.asarray(to_float(examples.images)),
+                examples.labels,
+                {name: np.asarray(array) for name, array in sets.items()},
+                threat=threat,
+                batch_size=section.batch_size,
+                place=subject.place,
+            )
+        tell(counts[0], robust_accuracy=float(found.robust.mean()))
+        return _results(found)
+
+    return Task({**record, "attack": "saved"}, compute, counts[0])
+
+
+def _results(found: EnsembleResult) -> dict[str, Any]:
+    """The fields of a record."""
     names, counts = np.unique(found.broken_by, return_counts=True)
     return {
         "values": {"rerr": estimate(~found.robust), "rloss": estimate(found.loss)},
@@ -130,15 +211,20 @@ def _attack(
     }
 
 
+def _sizes(batch_size: int, devices: int) -> tuple[int, ...]:
+    """What the config says, and about a quarter of it for when few examples stand."""
+    quarter = -(-batch_size // (4 * devices)) * devices
+    return (batch_size, quarter) if quarter < batch_size else (batch_size,)
+
+
 def _share_done(stages: tuple[Stage, ...], progress: Progress, classes: int) -> float:
     """Of the time that all takes, if nothing falls any more."""
-    standing = int(progress.stands.sum())
-    costs = [_cost(stage) * passes(stage, classes) for stage in stages]
+    counts = [passes(stage, classes) for stage in stages]
+    costs = [_cost(stage) * count for stage, count in zip(stages, counts, strict=True)]
     if progress.stage >= len(stages):
         return 1.0
-    stage = stages[progress.stage]
-    part = progress.part + 1 - len(progress.waiting) / max(standing, 1)
-    done = sum(costs[: progress.stage]) + _cost(stage) * max(part, 0.0)
+    part = progress.tried / (counts[progress.stage] * len(progress.broken_by))
+    done = sum(costs[: progress.stage]) + costs[progress.stage] * part
     return min(done / sum(costs), 1.0)
 
 
@@ -152,8 +238,12 @@ def _cost(stage: Stage) -> float:
 
 
 def _store(path: Path, progress: Progress, identity: str) -> None:
+    _save(path, identity=np.array(identity), **progress._asdict())
+
+
+def _save(path: Path, **arrays: Any) -> None:
     content = io.BytesIO()
-    np.savez(content, identity=np.array(identity), **progress._asdict())
+    np.savez(content, **arrays)
     write_atomically(path, content.getvalue())
 
 
@@ -168,5 +258,5 @@ def _stored(path: Path, identity: str, count: int) -> Progress | None:
         return None
     if len(arrays["broken_by"]) != count:
         return None
-    numbers = {name: int(arrays[name]) for name in ("stage", "part")}
+    numbers = {name: int(arrays[name]) for name in ("stage", "tried")}
     return Progress(**{**arrays, **numbers})

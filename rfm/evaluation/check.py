@@ -2,7 +2,8 @@
 
 import jax
 
-from rfm.errors import UserError
+from rfm.errors import UserError, choose
+from rfm.evaluation.attack import AUTOATTACKS
 from rfm.training.build import Run, attack
 
 _SPLITS = ("test", "train")
@@ -26,6 +27,8 @@ def check_measures(run: Run) -> None:
             )
     if unknown := [split for split in config.flatness.splits if split not in _SPLITS]:
         raise UserError(f"config.flatness.splits: {unknown[0]!r} is not one of {_SPLITS}")
+    choices = {"none": None, **AUTOATTACKS}
+    choose("config.evaluation.autoattack", config.evaluation.autoattack, choices)
     if config.evaluation.batch_size % run.mesh.size:
         raise UserError(
             f"config.evaluation.batch_size must be a multiple of {run.mesh.size}, the number of"

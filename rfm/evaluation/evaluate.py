@@ -18,7 +18,6 @@ from rfm.evaluation import records
 from rfm.evaluation.robustness import Attacked, Clean, attacked, clean, estimate
 from rfm.evaluation.tasks import Subject, Task, key_for
 from rfm.training.build import attack
-from rfm.types import bind
 
 SHOWN = 8  # adversarial examples that are kept to look at
 
@@ -65,8 +64,7 @@ def _evaluate(
     split: str,
     tell: Callable[[int], None],
 ) -> dict[str, Any]:
-    run, state, section = subject.run, subject.state, subject.run.config.evaluation
-    logits_fn = bind(run.apply_fn(state.batch_stats), state.params)
+    section, logits_fn = subject.run.config.evaluation, subject.logits_fn
     size, place = section.batch_size, subject.place
     keep = SHOWN if split == "test" and not subject.snapshot else 0
     with jax.default_matmul_precision(section.matmul_precision):

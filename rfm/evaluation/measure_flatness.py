@@ -116,11 +116,11 @@ def _measure(
     settings: Mapping[str, Any],
     tell: Callable[[int], None],
 ) -> dict[str, Any]:
-    config, state = subject.run.config, subject.state
+    config = subject.run.config
     with jax.default_matmul_precision(config.evaluation.matmul_precision):
         found = measure(
-            subject.run.apply_fn(state.batch_stats),
-            state.params,
+            subject.apply_fn,
+            subject.params,
             np.asarray(to_float(examples.images)),
             examples.labels,
             key_for(config.flatness.seed, f"{measure.__name__}-{examples.split}"),

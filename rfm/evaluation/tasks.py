@@ -8,41 +8,79 @@ interrupted measurement goes on where it stopped.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 from jaxtyping import Array, Key
 
-from rfm.devices import shard
+from rfm.devices import replicate, shard
+from rfm.errors import UserError
 from rfm.evaluation import records
+from rfm.evaluation.compiling import CompileTime
+from rfm.models import exported
 from rfm.progress import Progress, silent
 from rfm.training.build import Run
 from rfm.training.state import TrainState
-from rfm.types import Place
+from rfm.types import Params, Place, bind
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is measured: the state of a run at one checkpoint.
+    """What is measured: a model, usually that of a run at one checkpoint.
 
     Attributes:
-      run: the run.
-      state: its state.
-      checkpoint: what the user called it: "final", "best" or a step.
+      run: whose config says how, and whose data are used.
+      apply_fn: the model, evaluation mode.
+      params: its parameters, those that may be perturbed.
+      step: updates that they have seen.
+      checkpoint: what the user called it: "final", "best" or a step; or "exported".
       snapshot: measured for a curve through training, by the smaller protocol.
+      model: what else a record's protocol is to say of the model.
     """
 
     run: Run
-    state: TrainState
+    apply_fn: jax.tree_util.Partial
+    params: Params
+    step: int
     checkpoint: str
     snapshot: bool = False
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of_state(
+        cls, run: Run, state: TrainState, checkpoint: str, *, snapshot: bool = False
+    ) -> "Subject":
+        """A checkpoint of the run."""
+        step = int(state.step)
+        apply_fn, model = run.apply_fn(state.batch_stats), {"dtype": run.config.model.dtype}
+        return cls(run, apply_fn, state.params, step, checkpoint, snapshot, model)
+
+    @classmethod
+    def of_file(cls, run: Run, path: str) -> "Subject":
+        """An exported model, on the run's devices.
+
+        Raises:
+          UserError: no such model, or it does not fit the run's data.
+        """
+        found, dataset = exported.load(path), run.dataset
+        for what, its, wanted in (
+            ("images", found.image_shape, tuple(dataset.image_shape)),
+            ("classes", found.classes, dataset.classes),
+        ):
+            if its != wanted:
+                raise UserError(
+                    f"exported model {path} is for {what} {its}, but {dataset.name} has {wanted};"
+                    " give the --config of its data"
+                )
+        apply_fn, params = replicate((found.apply_fn, found.params), run.mesh)
+        return cls(run, apply_fn, params, 0, "exported", model={"exported": found.sha256})
 
     @property
-    def step(self) -> int:
-        """Updates that the state has seen."""
-        return int(self.state.step)
+    def logits_fn(self) -> jax.tree_util.Partial:
+        """The model as a ``LogitsFn``."""
+        return bind(self.apply_fn, self.params)
 
     @property
     def place(self) -> Place:
@@ -63,7 +101,7 @@ class Subject:
             "split": split,
             "protocol": {
                 **protocol,
-                "dtype": config.model.dtype,
+                **self.model,
                 "matmul_precision": config.evaluation.matmul_precision,
                 "data": {
                     "source": config.data.source,
@@ -99,13 +137,12 @@ def carry_out(
         record = None if again else records.find(workdir, task.record)
         if record is None or not {"values", "per_example"} <= record.keys():
             title = f"{task.record['name']} @ {task.record['step']}"
-            start = time.perf_counter()
-
-            tell = _teller(progress, title, task.examples)
-
+            start, tell = time.perf_counter(), _teller(progress, title, task.examples)
             tell(0)
-            record = {**task.record, **task.compute(tell)}
+            with CompileTime() as compiling:
+                record = {**task.record, **task.compute(tell)}
             record["seconds"] = time.perf_counter() - start
+            record["compile_seconds"] = compiling.seconds
             records.write(workdir, record)
         done.append(record)
     return done

@@ -29,7 +29,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 from jaxtyping import Array, Float
 
 _CANONICAL = ("NHWC", "HWIO", "NHWC")
@@ -110,10 +110,10 @@ def _backward(
         return transpose(gradient)
 
     def canonical(inputs: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        return (
-            _input_gradient(inputs.shape, kernel, gradient, strides, padding),
-            _kernel_gradient(inputs, kernel.shape, gradient, strides, padding),
-        )
+        of_inputs = _input_gradient(inputs.shape, kernel, gradient, strides, padding)
+        if export.is_symbolic_dim(inputs.shape[0]):  # chunks need a number
+            return of_inputs, native(inputs, kernel, gradient)[1]
+        return of_inputs, _kernel_gradient(inputs, kernel.shape, gradient, strides, padding)
 
     return lax.platform_dependent(inputs, kernel, gradient, cpu=canonical, default=native)
 

@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from rfm import losses
 from rfm.attacks import APGD, FAB, PGD, Square, Stage, autoattack, checks
-from rfm.attacks.autoattack import STANDS, WAS_WRONG
+from rfm.attacks.autoattack import STANDS, WAS_WRONG, choose_size, waiting
 from rfm.attacks.ensembles import standard
 from rfm.threat import linf
 from rfm.types import bind
@@ -119,8 +121,33 @@ def test_each_stage_attacks_only_what_stands(problem):
     calls = math.ceil(len(stands) / 10)
     assert set(np.ravel(rows[:calls])) == stands
     left = stands - set(np.flatnonzero(found.broken_by == "a"))
-    again = math.ceil(len(left) / 10)
-    assert set(np.ravel(rows[calls : calls + again])) == left
+    assert set(np.ravel(rows[calls:])) == left
+    pairs = len(left) + len(left - set(np.flatnonzero(found.broken_by == "b")))
+    assert len(rows) - calls <= math.ceil((pairs + 10) / 10), "passes share batches"
+
+
+def waiting_one_by_one(stands, tried, passes, limit):
+    n = len(stands)
+    pairs = [part * n + i for part in range(passes) for i in range(n) if stands[i]]
+    return [pair for pair in pairs if pair >= tried][:limit]
+
+
+@hypothesis.given(
+    st.lists(st.booleans(), min_size=1, max_size=9).filter(any),
+    st.integers(0, 40),
+    st.integers(1, 4),
+    st.integers(1, 12),
+)
+def test_the_queue_goes_pass_by_pass_over_what_stands(stands, tried, passes, limit):
+    found = waiting(np.array(stands), tried, passes, limit=limit)
+    np.testing.assert_array_equal(found, waiting_one_by_one(stands, tried, passes, limit))
+
+
+def test_few_survivors_come_in_small_batches():
+    sizes = (128, 32)
+    chosen = {rows: choose_size(rows, sizes) for rows in (1, 24, 32, 90, 96, 97, 128)}
+    assert chosen == {1: 32, 24: 32, 32: 32, 90: 32, 96: 32, 97: 128, 128: 128}
+    assert choose_size(3, (10,)) == 10
 
 
 def test_more_stages_never_make_a_model_look_more_robust(problem):
@@ -139,9 +166,10 @@ def test_it_breaks_what_pgd_breaks(problem):
 
 
 def test_batches_do_not_matter(problem):
-    one, other = (attack(problem, batch_size=size) for size in (24, 7))
-    np.testing.assert_array_equal(one.broken_by, other.broken_by)
-    np.testing.assert_allclose(one.x, other.x, atol=1e-5)
+    one, *others = (attack(problem, batch_size=size) for size in (24, 7, (64, 16)))
+    for other in others:
+        np.testing.assert_array_equal(one.broken_by, other.broken_by)
+        np.testing.assert_allclose(one.x, other.x, atol=1e-5)
 
 
 def test_devices_do_not_matter(problem, spread):
@@ -155,7 +183,7 @@ def test_interrupted_anywhere_it_ends_the_same(problem):
     assert len(states) > 4
     for state in states[:: max(len(states) // 5, 1)]:
         copied = jax.tree.map(np.array, state)
-        copied = copied._replace(stage=int(state.stage), part=int(state.part))
+        copied = copied._replace(stage=int(state.stage), tried=int(state.tried))
         resumed = attack(problem, progress=copied)
         np.testing.assert_array_equal(whole.broken_by, resumed.broken_by)
         np.testing.assert_array_equal(whole.x, resumed.x)
@@ -166,7 +194,7 @@ def test_progress_says_how_far_it_is(problem):
     attack(problem, on_progress=states.append)
     stands = [int(state.stands.sum()) for state in states]
     assert stands == sorted(stands, reverse=True)
-    places = [(state.stage, state.part) for state in states]
+    places = [(state.stage, state.tried) for state in states]
     assert places == sorted(places)
     assert {STANDS, WAS_WRONG} <= set(states[-1].broken_by)
 
@@ -285,3 +313,23 @@ def test_inputs_out_of_the_box_are_told(problem):
         attack((logits_fn, x * 255, y))
     with pytest.raises(ValueError, match="24 and 23"):
         attack((logits_fn, x, y[1:]))
+
+
+def test_labels_that_are_no_classes_are_told(problem):
+    logits_fn, x, y = problem
+    with pytest.raises(ValueError, match=r"labels must be from 0 to 3, .* got [01] to 4"):
+        attack((logits_fn, x, np.where(np.arange(24) == 0, 4, y)))
+
+
+def test_progress_of_other_examples_is_told(problem):
+    states = []
+    attack(problem, version=quick(linf(EPSILON))[:1], on_progress=states.append)
+    logits_fn, x, y = problem
+    with pytest.raises(ValueError, match="progress is of 24 examples, but there are 23"):
+        attack((logits_fn, x[1:], y[1:]), progress=states[0])
+
+
+@pytest.mark.parametrize("size", [0, (), (8, 0)])
+def test_batches_of_nothing_are_told(problem, size):
+    with pytest.raises(ValueError, match="batch_size must be positive"):
+        attack(problem, batch_size=size)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rfm import losses
-from rfm.attacks import PGD, fgsm, pgd
+from rfm.attacks import APGD, PGD, fgsm, pgd
 from rfm.threat import l2, linf
 from rfm.types import bind, example_keys
 
@@ -536,3 +536,29 @@ def test_misclassified_first_agrees_with_success(problem, x64):
     found = attack(logits_fn, x, y, KEY)
     np.testing.assert_array_equal(losses.is_misclassified(logits_fn(found.x), y), found.success)
     assert np.mean(found.success) > 0
+
+
+@pytest.mark.parametrize("attack", [PGD(linf(0.1), 3, 0.03, 2), APGD(linf(0.1), 5, 2)])
+def test_kl_pushes_predictions_away_from_the_clean_ones(problem, x64, attack):
+    """The adversary of TRADES: its targets are logits."""
+    _, logits_fn, x, y = problem
+    clean = logits_fn(x)
+    attack = dataclasses.replace(attack, loss=losses.kl_divergence_from)
+    found = attack(logits_fn, x, y, KEY, targets=clean)
+    expected = losses.kl_divergence(clean, logits_fn(found.x))
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-9)
+    assert (found.loss > 0).all()
+    again = attack(logits_fn, x, (y + 1) % 4, KEY, targets=clean)
+    assert isinstance(attack, APGD) or (again.x == found.x).all(), "labels do not matter"
+
+
+@pytest.mark.parametrize("attack", [PGD(linf(0.1), 3, 0.03), APGD(linf(0.1), 5)])
+def test_a_loss_that_needs_targets_says_so(problem, attack):
+    _, logits_fn, x, y = problem
+    attack = dataclasses.replace(attack, loss=losses.targeted_margin)
+    with pytest.raises(ValueError, match="targeted_margin .* call the attack with targets"):
+        attack(logits_fn, x, y, KEY)
+    with pytest.raises(ValueError, match="targets must have"):
+        attack(logits_fn, x, y, KEY, targets=jnp.zeros((len(x) + 1, 4)))
+    with pytest.raises(ValueError, match="targets must be integers"):
+        attack(logits_fn, x, y, KEY, targets=y[1:])

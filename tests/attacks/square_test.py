@@ -10,13 +10,13 @@ from hypothesis.extra import numpy as hnp
 
 from rfm import losses
 from rfm.attacks import Square, square
+from rfm.attacks._bumps import pair_of_bumps
 from rfm.attacks.square import (
     _change_l2,
     _change_linf,
     _schedule,
     _start,
     _step,
-    pair_of_bumps,
     share_of_pixels,
 )
 from rfm.threat import Linf, l2, linf

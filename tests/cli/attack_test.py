@@ -6,7 +6,10 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from rfm.models import exported
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_killed_it_goes_on_at_the_batch_where_it_was(again, start, quick_rfm, tm
     other = Path(shutil.copytree(again, tmp_path / "other"))
     command = ("attack", "--attack", "fab-t", "--split", "train", "--workdir")
     process = start(*command, again)
-    while not list(again.glob("records/*/attack-fab-t-train.npz")):
+    while not list(again.glob("records/*/attack-fab-t-train.progress.npz")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -45,7 +48,7 @@ def test_killed_it_goes_on_at_the_batch_where_it_was(again, start, quick_rfm, tm
     for workdir in (again, other):
         result = quick_rfm(*command, workdir)
         assert (result.status, result.err) == (0, ""), result
-        assert not list(workdir.rglob("*.npz"))
+        assert not list(workdir.rglob("*.progress.npz"))
     one, two = (record(workdir, "attack-fab-t-train") for workdir in (again, other))
     assert one["per_example"] == two["per_example"]
 
@@ -54,3 +57,71 @@ def test_an_unknown_attack_is_told(again, quick_rfm):
     line = quick_rfm("attack", "--attack", "autoatack", "--workdir", again).line
     assert "no attack 'autoatack' among autoattack, " in line
     assert line.endswith("did you mean autoattack?")
+
+
+def test_an_exported_model_is_the_same_model(again, quick_rfm, tmp_path):
+    result = quick_rfm("export", "--workdir", again, "--out", tmp_path / "m.npz")
+    assert (result.status, result.err) == (0, ""), result
+    assert f"exported: {tmp_path / 'm.npz'}" in result.out
+    attack = ("attack", "--attack", "apgd-ce")
+    result = quick_rfm(*attack, "--workdir", again)
+    assert "attack-apgd-ce-test: RErr" in result.out
+    there = tmp_path / "there"
+    flags = ("--config", again.parent / "absent", "--workdir", there)
+    assert "no config" in quick_rfm(*attack, "--exported", tmp_path / "m.npz", *flags).line
+    sizes = ("--config.evaluation.examples=64", "--config.evaluation.batch_size=64")
+    flags = ("--config", "digits", *sizes, "--workdir", there)
+    result = quick_rfm(*attack, "--exported", tmp_path / "m.npz", *flags)
+    assert (result.status, result.err) == (0, ""), result
+    one, two = (record(workdir, "attack-apgd-ce-test") for workdir in (again, there))
+    assert one["per_example"]["broken_by"] == two["per_example"]["broken_by"]
+    assert len(two["protocol"]["exported"]) == 64, "its checksum"
+    assert one["compile_seconds"] > 0
+
+    # The workdir knows its model; saved examples transfer perfectly, and are not trained on.
+    (saved,) = again.glob("records/*/attack-apgd-ce-test.npz")
+    result = quick_rfm("attack", "--saved", saved, "--workdir", there)
+    assert (result.status, result.err) == (0, ""), result
+    transferred = record(there, "attack-saved-attack-apgd-ce-test-test")
+    assert transferred["per_example"]["robust"] == one["per_example"]["robust"]
+    assert "cannot be trained" in quick_rfm("train", "--workdir", there).line
+    (tmp_path / "m.npz").unlink()
+    assert "no such file" in quick_rfm("attack", "--again", "--workdir", there).line
+
+
+def test_evaluate_runs_autoattack_if_the_config_says_so(again, quick_rfm):
+    flags = ("--config.evaluation.autoattack=standard", "--config.evaluation.examples=8")
+    result = quick_rfm("evaluate", "--workdir", again, *flags)
+    assert (result.status, result.err) == (0, ""), result
+    assert "RErr (AA) (%)" in result.out
+    assert record(again, "attack-autoattack-test")["values"]["rerr"]["examples"] == 8
+    line = quick_rfm("evaluate", "--workdir", again, "--config.evaluation.autoattack=strong").line
+    assert "config.evaluation.autoattack 'strong' is not one of none, plus, standard" in line
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        (None, "there is no such file"),
+        ({"x": np.zeros((8, 9, 8, 1))}, "need arrays of one shape (n, 8, 8, 1)"),
+        ({"x": np.zeros((8, 8, 8, 1)), "z": np.zeros((9, 8, 8, 1))}, "need arrays of one shape"),
+        ({"y": np.zeros(3)}, "got none with four axes"),
+    ],
+)
+def test_saved_examples_that_do_not_fit_are_told(again, quick_rfm, tmp_path, arrays, says):
+    path = tmp_path / "saved.npz"
+    if arrays is not None:
+        np.savez(path, **arrays)
+    assert says in quick_rfm("attack", "--saved", path, "--workdir", again).line
+
+
+def test_an_exported_model_of_other_data_is_told(again, quick_rfm, tmp_path):
+    def model(params, x):
+        return x.reshape(x.shape[0], -1) @ params
+
+    exported.save(tmp_path / "m.npz", model, np.zeros((192, 10)), image_shape=(8, 8, 3))
+    line = quick_rfm("attack", "--exported", tmp_path / "m.npz", "--workdir", tmp_path / "w").line
+    assert "is for images (8, 8, 3), but" in line
+    assert line.endswith("give the --config of its data")
+    line = quick_rfm("attack", "--exported", tmp_path / "m.npz", "--workdir", again).line
+    assert "belongs to another config: config.model.exported" in line

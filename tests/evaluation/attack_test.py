@@ -13,7 +13,6 @@ from rfm.evaluation import attack as attacks
 from rfm.evaluation.attack import attack_tasks
 from rfm.evaluation.tasks import Subject, carry_out
 from rfm.training import build
-from rfm.types import bind
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def subject():
     config.model.width = 4
     config.evaluation.update(examples=24, steps=2, restarts=2, batch_size=16)
     run = dataclasses.replace(build.build(config), mesh=make_mesh(1))
-    return Subject(run, run.initial_state(), "final")
+    return Subject.of_state(run, run.initial_state(), "final")
 
 
 def carried_out(subject, workdir, name="apgd-t", again=False, progress=lambda *a: None):
@@ -41,8 +40,7 @@ def test_values_are_those_of_the_examples(subject, record):
     robust = np.array(record["per_example"]["robust"])
     assert record["values"]["rerr"]["examples"] == len(robust) == 24
     assert record["values"]["rerr"]["value"] == pytest.approx(1 - robust.mean())
-    logits_fn = bind(run.apply_fn(subject.state.batch_stats), subject.state.params)
-    predicted = np.asarray(logits_fn(to_float(run.dataset.test_images[:24]))).argmax(-1)
+    predicted = np.asarray(subject.logits_fn(to_float(run.dataset.test_images[:24]))).argmax(-1)
     wrong = predicted != run.dataset.test_labels[:24]
     broken_by = np.array(record["per_example"]["broken_by"])
     np.testing.assert_array_equal(broken_by == "clean", wrong)
@@ -75,14 +73,14 @@ def test_stopped_after_a_batch_it_goes_on_there(subject, record, batches, tmp_pa
 
     with pytest.raises(Stopped):
         carried_out(subject, tmp_path, progress=stop)
-    (stored,) = tmp_path.rglob("*.npz")
+    (stored,) = tmp_path.rglob("*.progress.npz")
     with np.load(stored, allow_pickle=False) as archive:
-        stage, part = int(archive["stage"]), int(archive["part"])
+        stage, tried = int(archive["stage"]), int(archive["tried"])
     seen = []
     found = carried_out(subject, tmp_path, progress=lambda *a: seen.append(a))
     assert found["per_example"] == record["per_example"]
-    assert not list(tmp_path.rglob("*.npz")), "a finished attack needs none"
-    assert (stage, part) > (-1, -1)
+    assert not list(tmp_path.rglob("*.progress.npz")), "a finished attack needs none"
+    assert (stage, tried) > (0, 0)
     assert len(seen) < len(whole_calls(subject, tmp_path / "other"))
 
 
@@ -92,19 +90,19 @@ def whole_calls(subject, workdir):
     return calls
 
 
-def test_progress_ascends_and_shows_the_robust_error(subject, tmp_path):
+def test_progress_ascends_and_shows_the_robust_accuracy(subject, tmp_path):
     calls = whole_calls(subject, tmp_path)
     done = [call[1] for call in calls]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 24)
-    errors = [call[3]["error"] for call in calls[1:]]
-    assert errors == sorted(errors)
+    accuracies = [call[3]["robust_accuracy"] for call in calls[1:]]
+    assert accuracies == sorted(accuracies, reverse=True)
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut", "other protocol", "pickle"])
 def test_a_damaged_or_foreign_state_is_not_used(subject, record, damage, tmp_path):
     tasks = attack_tasks(subject, "apgd-t", tmp_path, splits=("test",), again=False)
-    path = attacks.records.path_of(tmp_path, tasks[0].record).with_suffix(".npz")
+    path = attacks.records.path_of(tmp_path, tasks[0].record).with_suffix(".progress.npz")
     path.parent.mkdir(parents=True)
     if isinstance(damage, bytes):
         path.write_bytes(damage)

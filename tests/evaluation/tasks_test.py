@@ -15,7 +15,6 @@ from rfm.evaluation.measure_flatness import flatness_tasks
 from rfm.evaluation.robustness import clean
 from rfm.evaluation.tasks import Subject, carry_out, key_for
 from rfm.training import build
-from rfm.types import bind
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def subject():
     config.flatness.worst.update(steps=2, restarts=2)
     config.snapshots.update(examples=16, steps=1, average_samples=2)
     run = dataclasses.replace(build.build(config), mesh=make_mesh(1))
-    return Subject(run, run.initial_state(), "final")
+    return Subject.of_state(run, run.initial_state(), "final")
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +52,7 @@ def test_examples_are_those_of_section_f(subject, measured):
 
 def test_values_are_those_of_the_functions(subject, measured):
     _, (test, _), _ = measured
-    run, state = subject.run, subject.state
-    logits_fn = bind(run.apply_fn(state.batch_stats), state.params)
+    run, logits_fn = subject.run, subject.logits_fn
     natural = clean(logits_fn, run.dataset.test_images, run.dataset.test_labels)
     assert test["values"]["loss"]["value"] == pytest.approx(natural.loss.mean(), rel=1e-5)
     assert test["values"]["err"]["value"] == pytest.approx(1 - natural.correct.mean())
@@ -90,11 +88,11 @@ def test_flatness_subtracts_the_evaluations_losses(subject, measured):
 
 def test_flatness_is_that_of_the_library(subject, measured):
     _, (test, _), flat = measured
-    run, state = subject.run, subject.state
+    run = subject.run
     record = next(r for r in flat if r["name"] == "flatness-average-rloss-test")
     found = rfm.flatness.average_case(
-        run.apply_fn(state.batch_stats),
-        state.params,
+        subject.apply_fn,
+        subject.params,
         np.asarray(to_float(run.dataset.test_images[:24])),
         run.dataset.test_labels[:24],
         key_for(0, "average_case-test"),
