@@ -282,12 +282,10 @@ def _broken_by(ours: list[str], theirs: list[str]) -> list[str]:
     return lines
 
 
-def render(readme: Path = report.HERE / "README.md", folder: Path = RESULTS) -> None:
+def render(readme: Path = report.README, folder: Path = RESULTS) -> None:
     """Rewrites the marked region of the README from the results files."""
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
     parts = [markdown(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
-    readme.write_text("\n".join([before + BEGIN, "", *parts, END + after]))
+    report.replace_region(BEGIN, END, parts, readme)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from benchmarks.harness import ROOT, cores
 
 HERE = ROOT / "benchmarks"
+README = HERE / "README.md"
 RESULTS = HERE / "results"
 BEGIN, END = "<!-- results: written by --render -->", "<!-- end of results -->"
 COLUMNS = ("", "{0}", "{1}", "{0} / {1}", "first call", "peak memory")
@@ -63,19 +65,25 @@ def table(rows: list[Row]) -> Table:
     return made
 
 
-def render(readme: Path = HERE / "README.md", folder: Path = RESULTS) -> None:
-    """Rewrites the marked region of the README from the results files.
+def render(readme: Path = README, folder: Path = RESULTS) -> None:
+    """Rewrites the marked region of the README from the results files."""
+    parts = [_markdown(path) for path in sorted(folder.glob("*.json"))]
+    replace_region(BEGIN, END, parts, readme)
+
+
+def replace_region(begin: str, end: str, parts: Sequence[str], readme: Path = README) -> None:
+    """Puts `parts` between two lines of the README.
 
     Raises:
       ValueError: the README has no such region.
     """
     text = readme.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{readme} needs the lines {BEGIN!r} and {END!r} once each")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    parts = [_markdown(path) for path in sorted(folder.glob("*.json"))] or ["No results yet.\n"]
-    readme.write_text("\n".join([before + BEGIN, "", *parts, END + after]))
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{readme} needs the lines {begin!r} and {end!r} once each")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    shown = list(parts) or ["No results yet.\n"]
+    readme.write_text("\n".join([before + begin, "", *shown, end + after]))
 
 
 def _markdown(path: Path) -> str:

@@ -44,6 +44,8 @@ def resolve(
     Raises:
       UserError: no such file, method or field, or a value of the wrong type.
     """
+    if exported is not None and workdir is None:
+        workdir = f"runs/{Path(exported).stem}"
     workdir = workdir and os.path.expanduser(workdir)
     stored = workdirs.read_config(Path(workdir)) if workdir and spec is None else None
     if workdir and stored is not None:
@@ -54,8 +56,7 @@ def resolve(
     for override in overrides:
         _override(config, override)
     if exported is not None:
-        path = Path(exported).expanduser()
-        config.model.exported, default = str(path.absolute()), f"runs/{path.stem}"
+        config.model.exported = str(Path(exported).expanduser().absolute())
     return config, Path(workdir or default.format(name=config.name))
 
 

@@ -228,7 +228,8 @@ def _attack(arguments: argparse.Namespace, stop: Stop) -> int:
         hint = did_you_mean(arguments.attack, ATTACKS)
         raise UserError(f"no attack {arguments.attack!r} among {', '.join(ATTACKS)}{hint}")
     command.attack(command.build())
-    command.show_table()
+    if arguments.attack.startswith("autoattack") and not arguments.saved:
+        command.show_table()
     return 0
 
 
