@@ -18,13 +18,13 @@ written out by hand:
 
 On other platforms JAX's own derivatives are used: there they are the fast form.
 
-Forward mode does not pass through a ``custom_vjp``; take Hessian-vector products in
-reverse over reverse.
+Second derivatives are in these forms, too. Forward mode does not pass through a
+``custom_vjp``; take Hessian-vector products in reverse over reverse.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -104,21 +104,99 @@ def _backward(
     strides: Strides, padding: Padding, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     inputs, kernel = residuals
-
-    def native(inputs: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        _, transpose = jax.vjp(lambda x, w: _native(x, w, strides, padding), inputs, kernel)
-        return transpose(gradient)
-
-    def canonical(inputs: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        of_inputs = _input_gradient(inputs.shape, kernel, gradient, strides, padding)
-        if export.is_symbolic_dim(inputs.shape[0]):  # chunks need a number
-            return of_inputs, native(inputs, kernel, gradient)[1]
-        return of_inputs, _kernel_gradient(inputs, kernel.shape, gradient, strides, padding)
-
-    return lax.platform_dependent(inputs, kernel, gradient, cpu=canonical, default=native)
+    return (
+        input_gradient(kernel, gradient, inputs.shape, strides, padding),
+        kernel_gradient(inputs, gradient, kernel.shape, strides, padding),
+    )
 
 
 convolution.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def input_gradient(
+    kernel: Float[Array, "a b i o"],
+    gradient: Float[Array, "n p q o"],
+    shape: tuple[int, ...],
+    strides: Strides,
+    padding: Padding,
+) -> Float[Array, "n h w i"]:
+    """What `gradient` of a convolution's outputs is of its inputs, which have `shape`."""
+
+    def canonical(kernel: Array, gradient: Array) -> Array:
+        return _input_gradient(shape, kernel, gradient, strides, padding)
+
+    def native(kernel: Array, gradient: Array) -> Array:
+        inputs = jax.ShapeDtypeStruct(shape, kernel.dtype)
+        transpose = jax.linear_transpose(lambda x: _native(x, kernel, strides, padding), inputs)
+        found: Array = transpose(gradient)[0]
+        return found
+
+    return lax.platform_dependent(kernel, gradient, cpu=canonical, default=native)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def kernel_gradient(
+    inputs: Float[Array, "n h w i"],
+    gradient: Float[Array, "n p q o"],
+    shape: tuple[int, ...],
+    strides: Strides,
+    padding: Padding,
+) -> Float[Array, "a b i o"]:
+    """What `gradient` of a convolution's outputs is of its kernel, which has `shape`."""
+
+    def canonical(inputs: Array, gradient: Array) -> Array:
+        if export.is_symbolic_dim(inputs.shape[0]):  # chunks need a number
+            return native(inputs, gradient)
+        return _kernel_gradient(inputs, shape, gradient, strides, padding)
+
+    def native(inputs: Array, gradient: Array) -> Array:
+        kernel = jax.ShapeDtypeStruct(shape, inputs.dtype)
+        transpose = jax.linear_transpose(lambda w: _native(inputs, w, strides, padding), kernel)
+        found: Array = transpose(gradient)[0]
+        return found
+
+    return lax.platform_dependent(inputs, gradient, cpu=canonical, default=native)
+
+
+# A convolution and its two transposes are linear in each of their operands, so that their
+# derivatives are these three functions again.
+
+
+def _input_gradient_backward(
+    shape: tuple[int, ...],
+    strides: Strides,
+    padding: Padding,
+    residuals: tuple[Array, Array],
+    change: Array,
+) -> tuple[Array, Array]:
+    kernel, gradient = residuals
+    return (
+        kernel_gradient(change, gradient, kernel.shape, strides, padding),
+        convolution(change, kernel, strides, padding),
+    )
+
+
+def _kernel_gradient_backward(
+    shape: tuple[int, ...],
+    strides: Strides,
+    padding: Padding,
+    residuals: tuple[Array, Array],
+    change: Array,
+) -> tuple[Array, Array]:
+    inputs, gradient = residuals
+    return (
+        input_gradient(change, gradient, inputs.shape, strides, padding),
+        convolution(inputs, change, strides, padding),
+    )
+
+
+def _with_operands(function: Callable[..., Array]) -> Callable[..., Any]:
+    return lambda a, b, *rest: (function(a, b, *rest), (a, b))
+
+
+input_gradient.defvjp(_with_operands(input_gradient), _input_gradient_backward)
+kernel_gradient.defvjp(_with_operands(kernel_gradient), _kernel_gradient_backward)
 
 
 def _input_gradient(
