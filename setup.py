@@ -30,6 +30,7 @@ setup(
         "jax>=0.10",
         "jaxtyping",
         "jinja2",
+        "matfree>=0.6",
         "matplotlib",
         "ml-collections>=1.1",
         "numpy>=2",

@@ -40,6 +40,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
     from rfm.data.augment import to_float
     from rfm.data.splits import evaluation
     from rfm.devices import make_mesh, shard
+    from rfm.evaluation.compiling import CompileTime
     from rfm.training.build import build
     from rfm.training.checkpoint import Checkpoints
     from rfm.types import bind
@@ -58,12 +59,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
     about = {"stages": run.model.stages, "width": run.model.width, "mean": mean, "std": std}
     np.savez(folder / "problem.npz", x=x, y=y, about=np.array(json.dumps(about)), **named)
 
-    compiling = [0.0]
-
-    def listen(event: str, seconds: float, **_: Any) -> None:
-        compiling[0] += seconds if "compile" in event and "duration" in event else 0.0
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
+    compiling = CompileTime().__enter__()  # to the end of the process
     ball, mesh = threat.linf(options.epsilon), make_mesh(options.batch_size)
     logits_fn = bind(run.apply_fn(state.batch_stats), state.params)
     done: dict[str, Any] = {}
@@ -72,13 +68,13 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
         last = [time.perf_counter(), 0.0]
 
         def lap(progress: Any) -> None:
-            now, compiled = time.perf_counter(), compiling[0]
+            now, compiled = time.perf_counter(), compiling.seconds
             of_stage = in_stage[ALONE[progress.stage]]  # noqa: B023
             of_stage["compiling"] += compiled - last[1]  # noqa: B023
             of_stage["seconds"] += now - last[0] - (compiled - last[1])  # noqa: B023
             last[:] = now, compiled  # noqa: B023
 
-        compiling[0], start = 0.0, time.perf_counter()
+        compiling.seconds, start = 0.0, time.perf_counter()
         found = autoattack(
             logits_fn, x, y, jax.random.key(options.seed), threat=ball,
             version=ENSEMBLE if name == ENSEMBLE else (STAGES[name](ball),),
@@ -89,8 +85,8 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
         done[name] = {
             "robust": found.robust.tolist(),
             "rloss": float(found.loss.mean()),
-            "seconds": seconds - compiling[0],
-            "compiling": compiling[0],
+            "seconds": seconds - compiling.seconds,
+            "compiling": compiling.seconds,
         }
         if name == ENSEMBLE:
             done[name] |= {"broken_by": found.broken_by.tolist(), "stages": in_stage}
@@ -144,8 +140,9 @@ def torch_side(options: argparse.Namespace, folder: Path) -> None:
             found, stands, stages = x.clone(), judge(x)[0], {}
             broken_by = np.where(stands.cpu(), "", "clean").astype(object)
             for stage in ALONE:
-                rows = torch.nonzero(stands).flatten()
-                found[rows], seconds = attack(stage, rows)
+                rows, seconds = torch.nonzero(stands).flatten(), 0.0
+                if len(rows):
+                    found[rows], seconds = attack(stage, rows)
                 stages[stage] = {"seconds": seconds}
                 still = judge(found)[0]
                 broken_by[(stands & ~still).cpu().numpy()] = stage
@@ -216,7 +213,7 @@ def main() -> int:
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     model = json.loads((options.workdir / "config.json").read_text())["model"]
-    name = f"{options.device}-{model['name']}-{options.examples}"
+    name = f"{options.device}-{model['name']}-w{model['width']}-{options.examples}"
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
     render()

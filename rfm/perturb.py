@@ -55,27 +55,36 @@ class RelativeBall:
         dimension counts as one filter.
       exclude: predicate on leaf paths ("block_0/BatchNorm_1/scale"); leaves for which it
         is true are not perturbed.
+      drawn: how `sample` draws. "ball": uniformly in the ball of each layer. "sphere":
+        uniformly on its surface. "norm": a uniform direction, and a norm uniform in
+        [0, radius * ||w_l||]. In high dimension nearly all of a ball is next to its
+        surface: "ball" and "sphere" hardly differ for a layer of thousands of weights (the
+        median norm in d dimensions is ``0.5**(1/d)`` of the radius), while "norm" draws
+        half of all perturbations at less than half the radius and looks far flatter.
 
     Raises:
-      ValueError: `radius` is negative or not finite, or `per` is something else.
+      ValueError: `radius` is negative or not finite, or `per` or `drawn` is something else.
     """
 
     radius: float
     per: Literal["layer", "filter"] = "layer"
     exclude: Callable[[str], bool] = is_normalisation
+    drawn: Literal["ball", "sphere", "norm"] = "ball"
 
     def __post_init__(self) -> None:
         if not 0 <= self.radius < float("inf"):
             raise ValueError(f"radius must be a finite number >= 0, got {self.radius!r}")
         if self.per not in ("layer", "filter"):
             raise ValueError(f"per must be 'layer' or 'filter', got {self.per!r}")
+        if self.drawn not in ("ball", "sphere", "norm"):
+            raise ValueError(f"drawn must be 'ball', 'sphere' or 'norm', got {self.drawn!r}")
 
     def sample(self, key: Key[Array, ""], params: Params) -> Params:
-        """A perturbation drawn uniformly from the ball, a tree like `params`.
+        """A perturbation drawn from the ball, a tree like `params`.
 
-        Uniform in the ball of each layer: a uniform direction times ``u**(1/d)`` of the
-        radius, u uniform in [0, 1], d the layer's dimension. With thousands of weights
-        that is almost always the sphere.
+        A uniform direction in each layer times a share of the radius: for `drawn` "ball"
+        ``u**(1/d)``, u uniform in [0, 1], d the layer's dimension; 1 for "sphere"; u for
+        "norm".
         """
         direction_key, radius_key = jax.random.split(key)
         direction = self.normalise(_draw(direction_key, params, jax.random.normal), params)
@@ -83,10 +92,18 @@ class RelativeBall:
         uniform = _draw(radius_key, norms, jax.random.uniform)
 
         def shrink(leaf: Array, uniform: Array) -> Array:
-            dimension = leaf.size // uniform.size
-            return self.radius * uniform ** (1 / dimension) * leaf
+            exponents = {"ball": uniform.size / leaf.size, "sphere": 0.0, "norm": 1.0}
+            return self.radius * uniform ** exponents[self.drawn] * leaf
 
         return jax.tree.map(shrink, direction, uniform)
+
+    def direction(self, towards: Params, params: Params) -> Params:
+        """`towards`, rescaled to the radius in every layer: ``radius * normalise(towards)``."""
+        return jax.tree.map(lambda leaf: self.radius * leaf, self.normalise(towards, params))
+
+    def random_direction(self, key: Key[Array, ""], params: Params) -> Params:
+        """A random direction of the radius's length in every layer (Section C)."""
+        return self.direction(_draw(key, params, jax.random.normal), params)
 
     def project(self, perturbation: Params, params: Params) -> Params:
         """The nearest point of the ball, layer by layer; inside nothing moves."""

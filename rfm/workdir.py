@@ -138,9 +138,9 @@ def _first_difference(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "config"
 ) -> tuple[str, Any, Any] | None:
     for key in sorted(old.keys() | new.keys()):
-        if key not in old:  # of a version of rfm that did not have this field
+        if key not in old and not new[key]:  # of a version of rfm without this field: off
             continue
-        name, a, b = f"{prefix}.{key}", old[key], new.get(key)
+        name, a, b = f"{prefix}.{key}", old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             if found := _first_difference(a, b, name):
                 return found

@@ -32,8 +32,8 @@ from rfm.attacks.targets import likely_targets
 from rfm.attacks.verdict import (
     CLEAN,
     EnsembleResult,
+    check_classes,
     check_examples,
-    check_labels,
     is_allowed,
     look,
     look_at_batch,
@@ -41,6 +41,7 @@ from rfm.attacks.verdict import (
 from rfm.types import Images, Keys, Labels, LogitsFn, Place, Threat, as_partial, example_keys
 
 _LOOKED_AT = 32  # examples for the warnings
+_LOOK = 1 << 30  # folded into keys for clean passes: attacks fold small numbers
 STANDS = -1
 WAS_WRONG = -2
 
@@ -92,12 +93,13 @@ def autoattack(
       x: inputs (n, h, w, c) in [0, 1].
       y: labels (n,).
       key: one key, or one per example.
-      threat: the ball of the named versions.
+      threat: the ball of the named versions; stages of your own have theirs.
       version: "standard", "plus", "rand", or stages of your own.
-      batch_size: examples at a time; of several sizes the largest that what stands fills
-        to more than three quarters, else the smallest. Each size is a compilation of each
-        attack.
-      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh.
+      batch_size: rows at a time; of several sizes the largest that the pairs of pass and
+        example still to be tried fill to more than three quarters, else the smallest. Each
+        size is a compilation of each attack.
+      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh that divides
+        every size.
       progress: where an earlier call was interrupted.
       on_progress: called after each batch; what it is given can be stored.
 
@@ -118,7 +120,7 @@ def autoattack(
     random = any(getattr(stage.attack, "draws", 0) for stage in stages)
     arguments = (inputs[:1], keys[0]) if random else (inputs[:1],)
     classes = int(jax.eval_shape(logits_fn, *arguments).shape[-1])
-    check_labels(labels, classes)
+    check_classes(labels, classes)
     if progress is not None and len(progress.broken_by) != len(inputs):
         raise ValueError(
             f"progress is of {len(progress.broken_by)} examples, but there are {len(inputs)}"
@@ -173,7 +175,7 @@ class _Runner:
         if stage.targeted:
             more["targets"] = _targets(self.logits_fn, x, y, part)
         found = stage.attack(self.logits_fn, x, y, keys, **more)
-        wrong, _ = look_at_batch(self.logits_fn, found.x, y, keys[0] if self.random else None)
+        wrong, _ = look_at_batch(self.logits_fn, found.x, y, self.look_key(keys[0]))
         broken = np.asarray(wrong & is_allowed(stage.attack.threat, x, found.x))[: len(pairs)]
         # An example may be there several times: its first pass counts.
         fallen, first = np.unique(example[: len(pairs)][broken], return_index=True)
@@ -194,30 +196,39 @@ class _Runner:
             y=self.y,
             batch_size=max(self.sizes),
             place=self.place,
-            keys=self.keys if self.random else None,
+            keys=fold(self.keys, _LOOK) if self.random else None,
         )
+
+    def look_key(self, key: Key[Array, ""]) -> Key[Array, ""] | None:
+        return jax.random.fold_in(key, _LOOK) if self.random else None
 
     def result(self, progress: Progress) -> EnsembleResult:
         names = {STANDS: "", WAS_WRONG: CLEAN}
         names.update({i: stage.name for i, stage in enumerate(self.stages)})
         x = self.x.copy()
         x[progress.fallen] = progress.x
-        _, loss = self.look(x)
+        wrong, loss = self.look(x)
         return EnsembleResult(
             robust=progress.stands,
             broken_by=np.array([names[int(i)] for i in progress.broken_by]),
             x=x,
             loss=loss,
-            warnings=tuple(self.warnings(progress)),
+            warnings=tuple(self.warnings(progress, progress.stands | wrong)),
         )
 
-    def warnings(self, progress: Progress) -> Iterator[str]:
-        """What the original warns of, from a few examples and from who broke what."""
+    def warnings(self, progress: Progress, holds: Bool[np.ndarray, " n"]) -> Iterator[str]:
+        """What the original warns of, and adversarial examples that a last look does not find."""
+        if not holds.all():
+            yield (
+                f"{(~holds).sum()} adversarial examples are classified correctly when looked at"
+                " again: the model is random, or rounding decides"
+            )
         few = np.flatnonzero(progress.broken_by != WAS_WRONG)[:_LOOKED_AT]
         found: list[str | None] = []
         if len(few):
             x, y = jnp.asarray(self.x[few]), jnp.asarray(self.y[few])
-            outputs = self.logits_fn(x, self.keys[0]) if self.random else self.logits_fn(x)
+            key = self.look_key(self.keys[0])
+            outputs = self.logits_fn(x) if key is None else self.logits_fn(x, key)
             found.append(checks.outputs_are_probabilities(outputs))
         if len(few) and not self.random:
             found.append(checks.outputs_change(self.logits_fn, x))
@@ -230,6 +241,8 @@ class _Runner:
 
 def _stages(version: str | tuple[Stage, ...], threat: Threat) -> tuple[Stage, ...]:
     if not isinstance(version, str):
+        if not version or any(stage.name in ("", CLEAN) for stage in version):
+            raise ValueError("need at least one stage, none of them called '' or 'clean'")
         takes_key = {bool(getattr(stage.attack, "draws", 0)) for stage in version}
         if len(takes_key) != 1 or (True in takes_key and any(s.targeted for s in version)):
             raise ValueError("stages must all be for models that take a key, or all for others")

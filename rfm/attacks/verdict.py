@@ -73,10 +73,13 @@ def judge(
       says how many there are.
 
     Raises:
-      ValueError: shapes do not fit, or inputs are not in [0, 1].
+      ValueError: shapes do not fit, inputs are not in [0, 1], labels are not classes of
+        the model, or a name is empty or "clean".
     """
     inputs, labels = check_examples(x, y)
     logits_fn = as_partial(logits_fn)
+    check_classes(labels, int(jax.eval_shape(logits_fn, inputs[:1]).shape[-1]))
+    _check_names(adversarial)
     look_at = functools.partial(look, logits_fn, y=labels, batch_size=batch_size, place=place)
     wrong, loss = look_at(inputs)
     broken_by = np.where(wrong, CLEAN, "").astype(object)
@@ -118,11 +121,12 @@ def judge_logits(
       An `EnsembleResult` without inputs.
 
     Raises:
-      ValueError: shapes do not fit.
+      ValueError: shapes do not fit, labels are not classes, or a name is empty or "clean".
     """
     logits, labels = np.asarray(clean), np.asarray(y)
     check_inputs(jnp.asarray(logits), jnp.asarray(labels))
-    check_labels(labels, logits.shape[-1])
+    check_classes(labels, logits.shape[-1])
+    _check_names(adversarial)
     wrong, loss = (np.array(v) for v in _judge(jnp.asarray(logits), jnp.asarray(labels)))
     broken_by = np.where(wrong, CLEAN, "").astype(object)
     for name, there in adversarial.items():
@@ -138,13 +142,16 @@ def judge_logits(
 def check_examples(
     x: Images | np.ndarray, y: Labels | np.ndarray
 ) -> tuple[np.ndarray, Int[np.ndarray, " n"]]:
-    """Inputs and labels on the host.
+    """Inputs and labels on the host; inputs in float32 at least.
+
+    (In bfloat16 x + delta is rounded by more than a ball is allowed to be exceeded.)
 
     Raises:
       ValueError: shapes or types do not fit, or inputs are not in [0, 1].
     """
     inputs, labels = np.asarray(x), np.asarray(y)
     check_inputs(jnp.asarray(inputs[:1]), jnp.asarray(labels[:1]))
+    inputs = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
     if len(inputs) != len(labels) or not (inputs.min() >= 0 and inputs.max() <= 1):
         raise ValueError(
             f"need n inputs in [0, 1] and n labels, got {len(inputs)} and {len(labels)}"
@@ -152,13 +159,19 @@ def check_examples(
     return inputs, labels
 
 
-def check_labels(labels: Int[np.ndarray, " n"], classes: int) -> None:
+def check_classes(labels: Int[np.ndarray, " n"], classes: int) -> None:
     """Raises ValueError if a label is none of the classes that the logits are of."""
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"labels must be from 0 to {classes - 1}, the model has {classes} classes; got"
             f" {labels.min()} to {labels.max()}"
         )
+
+
+def _check_names(adversarial: Mapping[str, np.ndarray]) -> None:
+    for name in adversarial:
+        if name in ("", CLEAN):
+            raise ValueError(f"adversarial examples cannot be called {name!r}")
 
 
 def look(
@@ -199,6 +212,6 @@ def _judge(logits: Array, y: Array) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def is_allowed(threat: Threat, x: Images, found: Images) -> Array:
-    """Is it in the ball and in the box? (x + delta is rounded to the precision of x.)"""
+    """Is it in the ball and in the box? (x + delta is rounded to float32.)"""
     in_ball = threat.norm(found - x) <= threat.epsilon * (1 + 1e-5) + 1e-6
     return in_ball & ((found >= 0) & (found <= 1)).reshape(len(found), -1).all(1)

@@ -45,7 +45,7 @@ def resolve(
       UserError: no such file, method or field, or a value of the wrong type.
     """
     if exported is not None and workdir is None:
-        workdir = f"runs/{Path(exported).stem}"
+        workdir = f"runs/exported-{Path(exported).stem}"
     workdir = workdir and os.path.expanduser(workdir)
     stored = workdirs.read_config(Path(workdir)) if workdir and spec is None else None
     if workdir and stored is not None:

@@ -135,9 +135,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "batch where it was. Writes records/STEP/attack-*.json, and the adversarial examples\n"
         "beside it, attack-*.npz, which --saved tries on another model.",
     )
-    attacked.add_argument(
-        "--attack", metavar="NAME", default="autoattack", help="which (default: autoattack)"
-    )
+    attacked.add_argument("--attack", metavar="NAME", help="which (default: autoattack)")
     attacked.add_argument(
         "--saved",
         metavar="FILE",
@@ -160,7 +158,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--exported. Its records say by a checksum which file they are of.",
     )
     export.add_argument(
-        "--out", metavar="FILE", help="where to (default: WORKDIR/exported/STEP.npz)"
+        "--out", metavar="FILE", help="where to (default: WORKDIR/exported/NAME-STEP.npz)"
     )
     _checkpoint_flag(export)
     verb(

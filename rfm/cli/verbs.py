@@ -47,6 +47,8 @@ class _Command:
         """Is there anything to measure?"""
         workdir = self.workdir
         if self.config.model.exported:
+            if self.arguments.checkpoint != "final":
+                raise UserError("--checkpoint: an exported model is one checkpoint; leave it out")
             return
         if not os.path.isdir(workdir):
             raise UserError(f"no workdir {workdir}; make one with rfm train or rfm run")
@@ -97,8 +99,9 @@ class _Command:
     def subjects(self, run: Run) -> Iterator[Subject]:
         """The checkpoint asked for, then all snapshots unless they are not wanted."""
         if self.config.model.exported:
+            subject = Subject.of_file(run, self.config.model.exported)
             workdirs.claim(self.workdir, self.config.to_dict())
-            yield Subject.of_file(run, self.config.model.exported)
+            yield subject
             return
         directory = self.workdir / "checkpoints"
         if not directory.is_dir():
@@ -122,14 +125,14 @@ class _Command:
                         continue
                     yield Subject.of_state(run, state, str(step), snapshot=True)
 
-    def measure(self, run: Run, *, with_flatness: bool) -> None:
+    def measure(self, run: Run, *, with_autoattack: bool, with_flatness: bool) -> None:
         check_measures(run)
         for subject in self.subjects(run):
             with Bars(self.console) as bars:
                 again = self.arguments.again
                 tasks = evaluation_tasks(subject)
                 records = carry_out(tasks, self.workdir, again=again, progress=bars)
-                if not subject.snapshot:
+                if with_autoattack and not subject.snapshot:
                     self._autoattack(subject, bars)
                 if with_flatness:
                     evaluated = {record["split"]: record for record in records}
@@ -143,13 +146,12 @@ class _Command:
             if self.arguments.saved:
                 tasks = [saved_task(subject, Path(self.arguments.saved).expanduser(), split)]
             else:
-                tasks = attack_tasks(subject, name, self.workdir, splits=(split,), again=again)
+                tasks = attack_tasks(subject, name, self.workdir, splits=(split,))
             with Bars(self.console) as bars:
                 found = carry_out(tasks, self.workdir, again=again, progress=bars)
             for record in found:
                 self._warn_of(record)
-                if self.arguments.saved or not name.startswith("autoattack"):  # no table row
-                    self.say(attack_line(record))
+                self.say(attack_line(record))
 
     def _autoattack(self, subject: Subject, bars: Bars) -> None:
         """Beside PGD, if the config asks for it."""
@@ -157,7 +159,7 @@ class _Command:
         if version == "none":
             return
         name, again = AUTOATTACKS[version], self.arguments.again
-        tasks = attack_tasks(subject, name, self.workdir, splits=("test",), again=again)
+        tasks = attack_tasks(subject, name, self.workdir, splits=("test",))
         for record in carry_out(tasks, self.workdir, again=again, progress=bars):
             self._warn_of(record)
 
@@ -167,9 +169,15 @@ class _Command:
 
     def export(self, run: Run) -> None:
         (subject,) = self.subjects(run)
-        given = self.arguments.out
-        out = Path(given).expanduser() if given else self.workdir / f"exported/{subject.step}.npz"
-        exported.save(out, subject.apply_fn, subject.params, image_shape=run.dataset.image_shape)
+        given, name = self.arguments.out, f"exported/{self.config.name}-{subject.step}.npz"
+        out = Path(given).expanduser() if given else self.workdir / name
+        content = exported.dumps(
+            subject.apply_fn,
+            subject.params,
+            image_shape=run.dataset.image_shape,
+            precision=self.config.evaluation.matmul_precision,
+        )
+        workdirs.write_atomically(out, content)
         self.say(f"exported: {out.resolve()}")
 
     def report(self) -> None:
@@ -194,7 +202,7 @@ def _run(arguments: argparse.Namespace, stop: Stop) -> int:
     check_measures(run)
     if status := command.train(run):
         return status
-    command.measure(run, with_flatness=True)
+    command.measure(run, with_autoattack=True, with_flatness=True)
     command.report()
     return 0
 
@@ -208,7 +216,7 @@ def _train(arguments: argparse.Namespace, stop: Stop) -> int:
 def _evaluate(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
     command.must_exist()
-    command.measure(command.build(), with_flatness=False)
+    command.measure(command.build(), with_autoattack=True, with_flatness=False)
     command.show_table()
     return 0
 
@@ -216,7 +224,7 @@ def _evaluate(arguments: argparse.Namespace, stop: Stop) -> int:
 def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
     command.must_exist()
-    command.measure(command.build(), with_flatness=True)
+    command.measure(command.build(), with_autoattack=False, with_flatness=True)
     command.show_table()
     return 0
 
@@ -224,11 +232,14 @@ def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
 def _attack(arguments: argparse.Namespace, stop: Stop) -> int:
     command = _Command(arguments, stop)
     command.must_exist()
+    if arguments.saved and arguments.attack is not None:
+        raise UserError("--saved replaces --attack: give one of them")
+    arguments.attack = arguments.attack or "autoattack"
     if arguments.attack not in ATTACKS:  # before anything is loaded
         hint = did_you_mean(arguments.attack, ATTACKS)
         raise UserError(f"no attack {arguments.attack!r} among {', '.join(ATTACKS)}{hint}")
     command.attack(command.build())
-    if arguments.attack.startswith("autoattack") and not arguments.saved:
+    if arguments.attack in AUTOATTACKS.values() and not arguments.saved:
         command.show_table()
     return 0
 

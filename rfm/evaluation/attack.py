@@ -36,8 +36,8 @@ from rfm.types import Threat
 from rfm.workdir import write_atomically
 
 
-def _pgd(attack: PGD) -> Stage:
-    return Stage("pgd", dataclasses.replace(attack, misclassified_first=True))
+def _pgd(settings: PGD) -> Stage:
+    return Stage("pgd", dataclasses.replace(settings, misclassified_first=True))
 
 
 def _alone(name: str, threat: Threat) -> tuple[Stage, ...]:
@@ -68,7 +68,7 @@ def attack_line(record: Mapping[str, Any]) -> str:
 
 
 def attack_tasks(
-    subject: Subject, name: str, workdir: Path, *, splits: tuple[Split, ...], again: bool
+    subject: Subject, name: str, workdir: Path, *, splits: tuple[Split, ...]
 ) -> list[Task]:
     """RErr and RLoss by the attack called `name`, a task for each split.
 
@@ -77,7 +77,6 @@ def attack_tasks(
       name: one of `ATTACKS`.
       workdir: where records go, and what is known of an unfinished attack.
       splits: of "test" and "train".
-      again: forget what is known of an unfinished attack.
     """
     section = subject.run.config.evaluation
     pgd = attack(section, "config.evaluation")
@@ -94,8 +93,10 @@ def attack_tasks(
         }
         record = subject.record("attack", f"attack-{name}-{split}", split, protocol)
         path = records.path_of(workdir, record)
-        compute = functools.partial(_attack, subject, examples, stages, record, path, again)
-        tasks.append(Task({**record, "attack": name}, compute, len(examples.labels)))
+        compute = functools.partial(_attack, subject, examples, stages, record, path)
+        # What is known of an unfinished attack goes when the record is there, not before.
+        finish = functools.partial(_progress_file(path).unlink, missing_ok=True)
+        tasks.append(Task({**record, "attack": name}, compute, len(examples.labels), finish))
     return tasks
 
 
@@ -110,10 +111,9 @@ def _attack(
     stages: tuple[Stage, ...],
     record: dict[str, Any],
     path: Path,
-    again: bool,
     tell: Tell,
 ) -> dict[str, Any]:
-    stored = path.with_suffix(".progress.npz")
+    stored = _progress_file(path)
     run, section = subject.run, subject.run.config.evaluation
     identity = json.dumps(record, sort_keys=True)
     count, classes = len(examples.labels), run.dataset.classes
@@ -133,12 +133,11 @@ def _attack(
             version=stages,
             batch_size=_sizes(section.batch_size, run.mesh.size),
             place=subject.place,
-            progress=None if again else _stored(stored, identity, count),
+            progress=_stored(stored, identity, count),
             on_progress=on_progress,
         )
     tell(count, robust_accuracy=float(found.robust.mean()))
     _save(path.with_suffix(".npz"), x=found.x, y=examples.labels, broken_by=found.broken_by)
-    stored.unlink(missing_ok=True)
     return _results(found)
 
 
@@ -171,13 +170,15 @@ def saved_task(subject: Subject, path: Path, split: Split) -> Task:
         )
     examples = evaluation(dataset, split, counts[0])
     threat = attack(section, "config.evaluation").threat
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     protocol = {
         "threat": records.describe_threat(threat),
-        "saved": {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "sets": list(sets)},
+        "saved": {"sha256": checksum, "sets": sorted(sets)},
         "examples": {"split": split, "first": 0, "count": counts[0]},
     }
     stem = re.sub(r"[^\w.-]", "_", path.stem)
-    record = subject.record("attack", f"attack-saved-{stem}-{split}", split, protocol)
+    name = f"attack-saved-{stem}-{checksum[:8]}-{split}"
+    record = subject.record("attack", name, split, protocol)
 
     def compute(tell: Tell) -> dict[str, Any]:
         with jax.default_matmul_precision(section.matmul_precision):
@@ -234,7 +235,12 @@ def _cost(stage: Stage) -> float:
     if isinstance(settings, Square):
         return float(settings.queries)
     per_step = 4.0 if isinstance(settings, FAB) else 3.0  # FAB looks again after each step
-    return per_step * settings.steps * max(getattr(settings, "draws", 1), 1)
+    repeats = max(getattr(settings, "draws", 1), 1) * settings.restarts
+    return per_step * settings.steps * repeats
+
+
+def _progress_file(path: Path) -> Path:
+    return path.with_suffix(".progress.npz")
 
 
 def _store(path: Path, progress: Progress, identity: str) -> None:

@@ -74,8 +74,9 @@ class Subject:
                     f"exported model {path} is for {what} {its}, but {dataset.name} has {wanted};"
                     " give the --config of its data"
                 )
+        about = {"exported": found.sha256, "matmul_precision": found.precision}
         apply_fn, params = replicate((found.apply_fn, found.params), run.mesh)
-        return cls(run, apply_fn, params, 0, "exported", model={"exported": found.sha256})
+        return cls(run, apply_fn, params, 0, "exported", model=about)
 
     @property
     def logits_fn(self) -> jax.tree_util.Partial:
@@ -101,8 +102,8 @@ class Subject:
             "split": split,
             "protocol": {
                 **protocol,
-                **self.model,
                 "matmul_precision": config.evaluation.matmul_precision,
+                **self.model,
                 "data": {
                     "source": config.data.source,
                     "original_order": self.run.dataset.original_order,
@@ -121,11 +122,13 @@ class Task:
       compute: given a callback for examples done and numbers worth seeing, returns the
         remaining fields.
       examples: how many examples it goes through, for the progress bar.
+      finish: called when the record is on disk.
     """
 
     record: dict[str, Any]
     compute: Callable[["Tell"], dict[str, Any]]
     examples: int
+    finish: Callable[[], None] = lambda: None
 
 
 def carry_out(
@@ -144,6 +147,7 @@ def carry_out(
             record["seconds"] = time.perf_counter() - start
             record["compile_seconds"] = compiling.seconds
             records.write(workdir, record)
+            task.finish()
         done.append(record)
     return done
 

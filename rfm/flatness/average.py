@@ -48,6 +48,7 @@ def average_case(
     *,
     ball: RelativeBall,
     samples: int = 10,
+    fixed: bool = False,
     attack: PGD | None,
     reference: Float[np.ndarray, " n"] | None = None,
     batch_size: int = 128,
@@ -69,6 +70,8 @@ def average_case(
       key: a single key.
       ball: where weights are drawn from.
       samples: weight draws per batch.
+      fixed: the same draws for all batches (Section D's alternative). Then draws, not
+        batches of them, limit how exact the value is.
       attack: attack on the inputs for every draw; None measures the clean loss.
       reference: per-example losses at `params` from `rfm.flatness.reference`; None
         computes them with `attack` itself.
@@ -99,7 +102,7 @@ def average_case(
     loss_of = _loss_compiled if compiled else _loss
     for number, batch in enumerate(batches(len(x), batch_size)):
         rows = batch.indices
-        batch_key = jax.random.fold_in(weight_key, number)
+        batch_key = jax.random.fold_in(weight_key, 0 if fixed else number)
         images, labels, example_key = place((x[rows], y[rows], keys[rows]))
         found = [
             loss_of(apply_fn, params, images, labels, batch_key, example_key, s, ball, attack)
@@ -107,7 +110,8 @@ def average_case(
         ]
         done.append(np.asarray(jax.device_get(found), np.float64)[:, batch.valid])
         on_batch(sum(v.shape[1] for v in done))
-    return Flatness(np.concatenate(done, axis=1), np.asarray(reference, np.float64), batch_size)
+    share_draws = len(x) if fixed else batch_size
+    return Flatness(np.concatenate(done, axis=1), np.asarray(reference, np.float64), share_draws)
 
 
 def _loss(

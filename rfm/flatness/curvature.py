@@ -87,7 +87,7 @@ class SpectralDensity(NamedTuple):
     dimension: int
 
     def at(self, grid: Float[np.ndarray, " m"], width: float) -> Float[np.ndarray, " m"]:
-        """The density, mean over probes, convolved with a Gaussian of standard deviation `width`."""
+        """The density, mean over probes, convolved with a Gaussian of deviation `width`."""
         distance = (np.asarray(grid)[:, None, None] - self.nodes) / width
         bumps = np.exp(-0.5 * distance**2) / (width * np.sqrt(2 * np.pi))
         density: np.ndarray = (bumps * self.weights).sum(-1).mean(-1)
@@ -142,7 +142,7 @@ def extreme_eigenvalues(
     start = _begin(params, key, leaves)
     q, small, rest = _tridiagonal(function, params, data, start, leaves, count)
     matrix = np.asarray(small, np.float64)
-    matrix, following = _without_breakdown(matrix, jnp.finfo(start.dtype).eps)
+    matrix, following = _without_breakdown(matrix, float(jnp.finfo(start.dtype).eps))
     values, vectors = np.linalg.eigh(matrix)
     beyond = float(jnp.linalg.norm(rest)) if following is None else following
 
@@ -183,7 +183,7 @@ def spectral_density(
         start = _begin(params, jax.random.fold_in(key, probe), leaves)
         _, small, _ = _tridiagonal(function, params, data, start, leaves, count)
         matrix = np.asarray(small, np.float64)
-        matrix, _ = _without_breakdown(matrix, jnp.finfo(start.dtype).eps)
+        matrix, _ = _without_breakdown(matrix, float(jnp.finfo(start.dtype).eps))
         values, vectors = np.linalg.eigh(matrix)
         nodes[probe, : len(values)], weights[probe, : len(values)] = values, vectors[0] ** 2
     return SpectralDensity(nodes, weights, int(start.size))
@@ -201,8 +201,7 @@ def _stacked(x: Images, y: Labels, batch_size: int, place: Place) -> _Data:
     cut = list(batches(len(x), min(batch_size, len(x)) if place is jax.device_put else batch_size))
     rows = np.stack([batch.indices for batch in cut], axis=1)
     valid = np.stack([batch.valid for batch in cut], axis=1)
-    x, y = np.asarray(x), np.asarray(y)
-    return _Data(*place((x[rows], y[rows], valid)))
+    return _Data(*place((np.asarray(x)[rows], np.asarray(y)[rows], valid)))
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))

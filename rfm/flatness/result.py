@@ -54,7 +54,7 @@ class Flatness:
 
         Of the mean over a batch, pooled over batches; NaN with a single draw.
         """
-        return float(np.sqrt(np.mean([_variance(b.mean(1)) for b, _ in self._batches()])))
+        return float(np.sqrt(np.mean([_variance(b.mean(1)) for b, _ in self.batches()])))
 
     @property
     def standard_error(self) -> float:
@@ -63,9 +63,17 @@ class Flatness:
         In the worst case over examples only, given the weights found. NaN where there
         is too little to estimate it from.
         """
+        return float(np.sqrt(sum(self.variances)))
+
+    @property
+    def variances(self) -> tuple[float, float]:
+        """Variance of `value` that comes from weight draws, and that from examples.
+
+        Their sum is the square of `standard_error`. 0 from draws in the worst case.
+        """
         total = self.reference_losses.size
         shares, of_examples, of_draws = [], [], []
-        for samples, reference in self._batches():
+        for samples, reference in self.batches():
             draws, n = samples.shape
             shares.append(n / total)
             of_examples.append(_variance((samples - reference).mean(0)))
@@ -74,9 +82,11 @@ class Flatness:
         # A last batch of a single example takes its variance from the others.
         if not np.isnan(examples).all():
             examples = np.where(np.isnan(examples), np.nanmean(examples), examples)
-        return float(np.sqrt(np.sum(share**2 * (examples / (share * total) + of_draws))))
+        from_draws, from_examples = share**2 * of_draws, share * examples / total
+        return float(from_draws.sum()), float(from_examples.sum())
 
-    def _batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`samples` (draws, m) and `reference_losses` (m,) of the examples that share draws."""
         starts = range(0, self.reference_losses.size, self.batch_size)
         ends = [slice(start, start + self.batch_size) for start in starts]
         return [(self.samples[:, cut], self.reference_losses[cut]) for cut in ends]

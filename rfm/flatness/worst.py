@@ -56,6 +56,7 @@ class _Ascent(NamedTuple):
 class _State(NamedTuple):
     nu: Params
     delta: Images
+    best_nu: Params
     best_losses: PerExample
     best_mean: Float[Array, ""]
 
@@ -138,11 +139,51 @@ def worst_case(
             )
             for r in range(restarts)
         ]
-        losses_found, means = zip(*jax.device_get(found), strict=True)
+        losses_found, means = zip(*jax.device_get([f[:2] for f in found]), strict=True)
         worst = losses_found[int(np.argmax(means))]
         done.append(np.asarray(worst, np.float64)[batch.valid])
         on_batch(sum(map(len, done)))
     return Flatness(np.concatenate(done)[None], np.asarray(reference, np.float64), batch_size)
+
+
+def adversarial_directions(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Images,
+    y: Labels,
+    key: Key[Array, ""],
+    *,
+    ball: RelativeBall,
+    threat: Threat | None,
+    steps: int = 20,
+    restarts: int = 10,
+    input_step_size: float = 0.007,
+    weight_step_size: float = 0.001,
+    place: Place = jax.device_put,
+) -> list[Params]:
+    """The weight perturbations that `worst_case` finds on one batch, one for each restart.
+
+    Arguments as in `worst_case`; all of `x` is one batch. For landscapes (Section C), see
+    `RelativeBall.direction` for their length.
+
+    Raises:
+      ValueError: `steps` is negative or `restarts` is not positive.
+    """
+    if steps < 0 or restarts < 1:
+        raise ValueError(f"need steps >= 0 and restarts >= 1, got {steps} and {restarts}")
+    apply_fn = as_partial(apply_fn)
+    weight_key, input_key = jax.random.split(key)
+    compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
+    ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
+    climb = _climb_compiled if compiled else _climb
+    valid, keys = np.ones(len(x), bool), example_keys(input_key, len(x))
+    images, labels, valid, keys = place((x, y, valid, keys))
+    return [
+        climb(ascent, apply_fn, params, images, labels, valid, weight_key, keys, restart, compiled)[
+            2
+        ]
+        for restart in range(restarts)
+    ]
 
 
 def _climb(
@@ -156,8 +197,8 @@ def _climb(
     keys: Key[Array, " n"],
     restart: int,
     compiled: bool,
-) -> tuple[PerExample, Float[Array, ""]]:
-    """The best iterate of one restart on one batch: losses (n,) and their mean."""
+) -> tuple[PerExample, Float[Array, ""], Params]:
+    """The best iterate of one restart on one batch: losses (n,), their mean, and nu."""
     state = _start(ascent, params, x, weight_key, keys, restart)
     state = loops.repeat(
         lambda state: _step(ascent, apply_fn, params, x, y, valid, state),
@@ -186,7 +227,7 @@ def _start(
     if threat is not None:
         delta = into_box(x, per_row(threat.sample, fold(keys, restart), x.shape))
     zeros = jnp.zeros(x.shape[0], jnp.promote_types(x.dtype, jnp.float32))
-    return _State(nu, delta, zeros, jnp.full((), -jnp.inf, zeros.dtype))
+    return _State(nu, delta, nu, zeros, jnp.full((), -jnp.inf, zeros.dtype))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -226,17 +267,19 @@ def _finish(
     y: Labels,
     valid: Bool[Array, " n"],
     state: _State,
-) -> tuple[PerExample, Float[Array, ""]]:
+) -> tuple[PerExample, Float[Array, ""], Params]:
     logits = apply_fn(optax.tree.add(params, state.nu), x + state.delta)
     state = _keep_worst(state, losses.cross_entropy(logits, y), valid)
-    return state.best_losses, state.best_mean
+    return state.best_losses, state.best_mean, state.best_nu
 
 
 def _keep_worst(state: _State, loss: PerExample, valid: Bool[Array, " n"]) -> _State:
     mean = jnp.where(valid, loss, 0.0).sum() / valid.sum()
     mean = jnp.where(jnp.isnan(mean), jnp.inf, mean)
     better = mean > state.best_mean
+    best_nu = jax.tree.map(functools.partial(jnp.where, better), state.nu, state.best_nu)
     return state._replace(
+        best_nu=best_nu,
         best_losses=jnp.where(better, loss, state.best_losses),
         best_mean=jnp.where(better, mean, state.best_mean),
     )

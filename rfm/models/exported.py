@@ -5,7 +5,8 @@ program (`jax.export`) for CPU, CUDA and TPU, any number of inputs and derivativ
 and second order::
 
     save("model.npz", apply_fn, params, image_shape=(32, 32, 3))
-    apply_fn, params, image_shape, classes = load("model.npz")
+    model = load("model.npz")
+    logits = model.apply_fn(model.params, x)
 
 A file of somebody else's runs their program when the model is called, but nothing in it is
 unpickled.
@@ -40,34 +41,40 @@ class Exported(NamedTuple):
       params: the leaves that may be perturbed, by path.
       image_shape: of its inputs, (height, width, channels).
       classes: number of logits.
-      sha256: of the file.
+      precision: of its matrix products; it cannot be changed any more.
+      sha256: of the program and the weights.
     """
 
     apply_fn: jax.tree_util.Partial
     params: dict[str, Array]
     image_shape: tuple[int, int, int]
     classes: int
+    precision: str
     sha256: str
 
 
-def save(
-    path: str | Path, apply_fn: ApplyFn, params: Params, *, image_shape: tuple[int, int, int]
-) -> None:
-    """Writes a model.
+def dumps(
+    apply_fn: ApplyFn, params: Params, *, image_shape: tuple[int, int, int], precision: str
+) -> bytes:
+    """A model as the content of an ``.npz`` file.
 
     Args:
-      path: of the file, an ``.npz``.
       apply_fn: evaluation mode, (params, x) -> logits; any number of inputs must do.
       params: the leaves that may be perturbed.
       image_shape: (height, width, channels); inputs are float32.
+      precision: of matrix products, as in ``jax.default_matmul_precision``. It becomes
+        part of the program: where it runs, it cannot be changed any more.
 
     Raises:
-      ValueError: `apply_fn` asks for the number of inputs by ``len(x)``; ``x.shape[0]`` works.
+      ValueError: `apply_fn` asks for the number of inputs by ``len(x)`` (``x.shape[0]``
+        works), or two leaves have the same path.
     """
-    function = as_partial(apply_fn)
-    constants, rest = jax.tree.flatten(function)
+    constants, rest = jax.tree.flatten(as_partial(apply_fn))
+    constants = [jnp.asarray(leaf) for leaf in constants]
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
     named = {_name(p): jnp.asarray(leaf) for p, leaf in flat}
+    if len(named) < len(flat):
+        raise ValueError("two leaves of params have the same path")
 
     def call(params: dict[str, Array], constants: list[Array], x: Images) -> Logits:
         leaves = [params[_name(p)] for p, _ in flat]
@@ -79,7 +86,9 @@ def save(
     specs = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), (named, constants))
     to_export = export.export(jax.jit(call), platforms=("cpu", "cuda", "tpu"))
     try:
-        exported = to_export(*specs, x)
+        with jax.default_matmul_precision(precision):
+            exported = to_export(*specs, x)
+            program = exported.serialize(vjp_order=_ORDERS)
     except TypeError as error:
         if "_DimExpr" not in str(error):
             raise
@@ -87,17 +96,33 @@ def save(
             "apply_fn must take any number of inputs: x.shape[0] is a symbol here, which len(x)"
             " and int() cannot give"
         ) from error
-    program = np.frombuffer(exported.serialize(vjp_order=_ORDERS), np.uint8)
+    arrays = {f"params/{name}": leaf for name, leaf in named.items()}
+    arrays |= {f"constants/{i}": leaf for i, leaf in enumerate(constants)}
     about = {
         "format": _FORMAT,
         "image_shape": list(image_shape),
         "classes": int(exported.out_avals[0].shape[-1]),
+        "precision": precision,
+        "dtypes": {name: leaf.dtype.name for name, leaf in arrays.items()},
     }
-    arrays: dict[str, Any] = {f"params/{name}": np.asarray(leaf) for name, leaf in named.items()}
-    arrays |= {f"constants/{i}": np.asarray(leaf) for i, leaf in enumerate(constants)}
     content = io.BytesIO()
-    np.savez(content, about=np.array(json.dumps(about)), program=program, **arrays)
-    Path(path).write_bytes(content.getvalue())
+    stored = {name: _storable(leaf) for name, leaf in arrays.items()}
+    stored["about"], stored["program"] = np.array(json.dumps(about)), np.frombuffer(program, "u1")
+    np.savez(content, allow_pickle=False, **stored)
+    return content.getvalue()
+
+
+def save(
+    path: str | Path,
+    apply_fn: ApplyFn,
+    params: Params,
+    *,
+    image_shape: tuple[int, int, int],
+    precision: str = "highest",
+) -> None:
+    """Writes a model to a file; arguments as in `dumps`."""
+    content = dumps(apply_fn, params, image_shape=image_shape, precision=precision)
+    Path(path).expanduser().write_bytes(content)
 
 
 def load(path: str | Path) -> Exported:
@@ -111,21 +136,27 @@ def load(path: str | Path) -> Exported:
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']!r}")
-        program = export.deserialize(bytearray(arrays.pop("program").tobytes()))
+        program = arrays.pop("program")
+        checksum = hashlib.sha256(program.tobytes())
+        exported = export.deserialize(bytearray(program.tobytes()))
         height, width, channels = map(int, about["image_shape"])
-        classes = int(about["classes"])
+        made = {}
+        for name in sorted(arrays):
+            checksum.update(name.encode() + arrays[name].tobytes())
+            made[name] = jnp.asarray(arrays[name]).astype(about["dtypes"][name])
+        params = {k.removeprefix("params/"): v for k, v in made.items() if k.startswith("params/")}
+        constants = [made[f"constants/{i}"] for i in range(len(made) - len(params))]
+        return Exported(
+            jax.tree_util.Partial(_Program(exported), constants),
+            params,
+            (height, width, channels),
+            int(about["classes"]),
+            str(about["precision"]),
+            checksum.hexdigest(),
+        )
     except Exception as error:  # JAX's reader raises whatever the bytes lead it to
         why = archives.reason(error)
         raise UserError(f"{path} is no exported model: rfm export writes one ({why})") from error
-    params = {k.removeprefix("params/"): v for k, v in arrays.items() if k.startswith("params/")}
-    constants = [arrays[f"constants/{i}"] for i in range(len(arrays) - len(params))]
-    return Exported(
-        jax.tree_util.Partial(_Program(program), jax.tree.map(jnp.asarray, constants)),
-        jax.tree.map(jnp.asarray, params),
-        (height, width, channels),
-        classes,
-        hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest(),
-    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,3 +172,9 @@ class _Program:
 
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _storable(leaf: Array) -> np.ndarray:
+    """NumPy's format has no bfloat16 and its like; float32 holds them exactly."""
+    narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+    return np.asarray(leaf.astype(jnp.float32) if narrow else leaf)

@@ -62,11 +62,14 @@ def _measures(records: Sequence[Record]) -> Iterator[str]:
             worst = "of each example the worst case counts"
             first = _first(group)
             yield f"RErr and RLoss: {attack}; {first}{attacked}, {worst}."
-    ensembles = [record for record in records if record.name.startswith("attack-autoattack-")]
-    for ball, group in _distinct(ensembles, lambda record: threat_text(record.protocol)).items():
-        attacks = ", ".join(stage["stage"] for stage in group[0].protocol.get("stages") or ())
-        attacked = _examples(group, "rerr")
-        yield f"RErr and RLoss (AA): AutoAttack ({attacks}), {ball}; {_first(group)}{attacked}."
+    for title, name in (("AA", "attack-autoattack"), ("AA+", "attack-autoattack-plus")):
+        wanted = (f"{name}-test", f"{name}-train")
+        ensembles = [record for record in records if record.name in wanted]
+        groups = _distinct(ensembles, lambda record: threat_text(record.protocol))
+        for ball, group in groups.items():
+            attacks = ", ".join(stage["stage"] for stage in group[0].protocol.get("stages") or ())
+            attacked = f"{_first(group)}{_examples(group, 'rerr')}"
+            yield f"RErr and RLoss ({title}): AutoAttack ({attacks}), {ball}; {attacked}."
     for case in ("average", "worst"):
         start = f"flatness-{case}-"
         flatness = [record for record in records if record.name.startswith(start)]
@@ -147,9 +150,10 @@ def _machine(record: Record) -> str:
     """Seed, numerics, device and software."""
     protocol = record.protocol
     parts = listed(
-        {key: protocol.get(key) for key in ("seed", "dtype", "matmul_precision")},
+        {key: protocol.get(key) for key in ("seed", "dtype", "exported", "matmul_precision")},
         seed="seed {}",
         dtype="{}",
+        exported="exported model {:.12}",
         matmul_precision="matmul precision {}",
     )
     device = protocol.get("device") or {}

@@ -47,7 +47,7 @@ def trained(cifar10, tmp_path_factory):
 
 
 def smaller(threat) -> tuple[Stage, ...]:
-    """The standard ensemble with a third of its steps."""
+    """The standard ensemble with fewer steps, targets of FAB-T and queries."""
     loss = losses.targeted_difference_of_logits_ratio
     return (
         Stage("apgd-ce", APGD(threat, 40)),

@@ -60,9 +60,10 @@ def test_an_unknown_attack_is_told(again, quick_rfm):
 
 
 def test_an_exported_model_is_the_same_model(again, quick_rfm, tmp_path):
-    result = quick_rfm("export", "--workdir", again, "--out", tmp_path / "m.npz")
+    result = quick_rfm("export", "--workdir", again)
     assert (result.status, result.err) == (0, ""), result
-    assert f"exported: {tmp_path / 'm.npz'}" in result.out
+    assert f"exported: {again / 'exported/at-15.npz'}" in result.out
+    (again / "exported/at-15.npz").rename(tmp_path / "m.npz")
     attack = ("attack", "--attack", "apgd-ce")
     result = quick_rfm(*attack, "--workdir", again)
     assert "attack-apgd-ce-test: RErr" in result.out
@@ -82,7 +83,7 @@ def test_an_exported_model_is_the_same_model(again, quick_rfm, tmp_path):
     (saved,) = again.glob("records/*/attack-apgd-ce-test.npz")
     result = quick_rfm("attack", "--saved", saved, "--workdir", there)
     assert (result.status, result.err) == (0, ""), result
-    transferred = record(there, "attack-saved-attack-apgd-ce-test-test")
+    transferred = record(there, "attack-saved-attack-apgd-ce-test-*-test")
     assert transferred["per_example"]["robust"] == one["per_example"]["robust"]
     assert "cannot be trained" in quick_rfm("train", "--workdir", there).line
     (tmp_path / "m.npz").unlink()
@@ -123,5 +124,19 @@ def test_an_exported_model_of_other_data_is_told(again, quick_rfm, tmp_path):
     line = quick_rfm("attack", "--exported", tmp_path / "m.npz", "--workdir", tmp_path / "w").line
     assert "is for images (8, 8, 3), but" in line
     assert line.endswith("give the --config of its data")
-    line = quick_rfm("attack", "--exported", tmp_path / "m.npz", "--workdir", again).line
-    assert "belongs to another config: config.model.exported" in line
+    assert not (tmp_path / "w").exists(), "nothing is claimed for a model that does not fit"
+    # Neither is the workdir of a training, also one of a version that did not export.
+    for _ in range(2):
+        line = quick_rfm("attack", "--exported", tmp_path / "m.npz", "--workdir", again).line
+        assert "belongs to another config: config.model.exported" in line
+        config = json.loads((again / "config.json").read_text())
+        config["model"].pop("exported", None)
+        (again / "config.json").write_text(json.dumps(config))
+    assert quick_rfm("evaluate", "--workdir", again).status == 0
+
+
+def test_flags_that_contradict_each_other_are_told(again, quick_rfm):
+    line = quick_rfm("attack", "--saved", "x.npz", "--attack", "square", "--workdir", again).line
+    assert "--saved replaces --attack" in line
+    flags = ("--exported", "x.npz", "--checkpoint", "best")
+    assert "an exported model is one checkpoint" in quick_rfm("evaluate", *flags).line

@@ -26,7 +26,7 @@ def subject():
 
 
 def carried_out(subject, workdir, name="apgd-t", again=False, progress=lambda *a: None):
-    tasks = attack_tasks(subject, name, workdir, splits=("test",), again=again)
+    tasks = attack_tasks(subject, name, workdir, splits=("test",))
     return carry_out(tasks, workdir, again=again, progress=progress)[0]
 
 
@@ -101,7 +101,7 @@ def test_progress_ascends_and_shows_the_robust_accuracy(subject, tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut", "other protocol", "pickle"])
 def test_a_damaged_or_foreign_state_is_not_used(subject, record, damage, tmp_path):
-    tasks = attack_tasks(subject, "apgd-t", tmp_path, splits=("test",), again=False)
+    tasks = attack_tasks(subject, "apgd-t", tmp_path, splits=("test",))
     path = attacks.records.path_of(tmp_path, tasks[0].record).with_suffix(".progress.npz")
     path.parent.mkdir(parents=True)
     if isinstance(damage, bytes):

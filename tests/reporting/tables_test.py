@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from rfm.reporting.run import read_run
-from rfm.reporting.tables import MEASURES, table
+from rfm.reporting.tables import table
 
 
 def _terminal(results, width: int = 200) -> str:
@@ -99,7 +99,8 @@ def test_checkpoints_stand_side_by_side_the_latest_first(files):
         "Test (3000 and best, epoch 30)",
         "Train (3000 and best, epoch 30)",
     ]
-    flatness = dict(results.rows)[MEASURES[7]]
+    rows = {measure.label: cells for measure, cells in results.rows}
+    flatness = rows["Average-case flatness of RLoss"]
     assert [cell.text for cell in flatness] == ["–", "–", "0.500 ± 0.100", "–"]
     assert "…" not in _terminal(results, width=80)
 
