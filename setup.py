@@ -48,7 +48,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "prepare": ["tensorflow-cpu"],
         "bench": ["torch"],
-        "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "test": ["equinox", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -80,6 +80,9 @@ def get_config() -> ConfigDict:
             "flatness": {
                 "seed": 0,
                 "splits": ("test",),
+                "per": "layer",  # or "filter": what weights' norms are relative to
+                "drawn": "ball",  # weights: uniform in the ball, "sphere", or "norm"
+                "fixed": False,  # the same weight draws for all batches
                 "average": {"radius": 0.5, "samples": 10, "steps": 20, "step_size": 0.007},
                 "worst": {
                     "radius": 0.003,
@@ -97,6 +100,27 @@ def get_config() -> ConfigDict:
                 "restarts": 1,
                 "average_samples": 4,
                 "worst_restarts": 1,
+                "products": 20,  # of lambda_max; 0: leave it out
+            },
+            # Eigenvalues of the Hessian of Loss (Table A).
+            "curvature": {
+                "seed": 0,
+                "which": "first",  # or "last"; the released experiments: the last 500
+                "examples": 1000,
+                "leaves": "all",  # or "several_dimensions", as the released experiments: kernels
+                "products": 50,  # Hessian-vector products, each a copy of the weights in memory
+                "probes": 4,  # random vectors of the spectral density
+            },
+            # RLoss and Loss along directions (Section C).
+            "landscape": {
+                "seed": 0,
+                "examples": 128,
+                "steps": 51,
+                "attack_steps": 20,
+                "directions": 10,
+                "random_length": 0.5,
+                "adversarial_length": 0.025,
+                "surface_steps": 21,
             },
         }
     )

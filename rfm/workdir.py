@@ -27,7 +27,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-_MEASURING = frozenset({"evaluation", "flatness", "snapshots"})
+_MEASURING = frozenset({"evaluation", "flatness", "snapshots", "curvature", "landscape"})
 
 
 def claim(workdir: Path, config: Mapping[str, Any]) -> None:

@@ -262,3 +262,22 @@ def test_balls_are_static_arguments():
 
 def test_the_docstring_is_true():
     assert doctest.testmod(perturb).failed == 0
+
+
+@pytest.mark.parametrize(("drawn", "mean_share"), [("ball", 12 / 13), ("sphere", 1), ("norm", 0.5)])
+def test_norms_are_drawn_as_asked(drawn, mean_share):
+    """Of 12 dimensions: d / (d + 1) on average in the ball, 1 on the sphere, else a half."""
+    params, ball = {"w": jnp.ones((4, 3))}, RelativeBall(0.5, drawn=drawn)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    samples = jax.vmap(lambda key: ball.sample(key, params))(keys)["w"]
+    shares = np.linalg.norm(samples.reshape(2000, -1), axis=1) / (0.5 * np.sqrt(12))
+    assert shares.max() <= 1 + 1e-5
+    assert shares.mean() == pytest.approx(mean_share, abs=0.02)
+    expected = {"ball": 0.5 ** (1 / 12), "sphere": 1, "norm": 0.5}[drawn]
+    assert np.median(shares) == pytest.approx(expected, abs=0.03)
+    assert np.abs(samples.mean(0)).max() < 0.02, "directions are uniform"
+
+
+def test_a_bad_distribution_is_told():
+    with pytest.raises(ValueError, match="drawn must be"):
+        RelativeBall(0.5, drawn="gaussian")

@@ -13,7 +13,7 @@ from jax.errors import JaxRuntimeError
 
 from rfm.cli.config import resolve
 from rfm.cli.environment import arrange
-from rfm.cli.parser import parse
+from rfm.cli.parser import WITHOUT_CONFIG, parse
 from rfm.cli.signals import Stop
 from rfm.errors import UserError
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()
     try:
         known = parse(sys.argv[1:] if arguments is None else arguments)
-        if known.verb != "data":
+        if known.verb not in WITHOUT_CONFIG:
             exported = getattr(known, "exported", None)
             known.config, known.workdir = resolve(
                 known.config, known.workdir, known.overrides, exported=exported

@@ -16,9 +16,9 @@ how flat their robust loss is around the weights.
   rfm run --config cifar10_small:at              some minutes on two cores, real CIFAR-10
   rfm run --config configs/cifar10.py:at --workdir runs/at --config.model.width=16
 
-The stages can be run alone (train, evaluate, flatness, attack, report); each picks up what is
-already in the workdir, so any of them can be stopped and started again. What rfm export
-writes can be measured anywhere: rfm evaluate|attack|flatness --exported FILE.
+The stages can be run alone (train, evaluate, attack, flatness, curvature, landscape, report);
+each picks up what is already in the workdir, so any of them can be stopped and started again.
+What rfm export writes can be measured anywhere: rfm evaluate --exported FILE.
 """
 
 _CONFIG = """\
@@ -32,6 +32,10 @@ exit status:
   0 done; 1 training failed; 2 a flag, file or config is wrong (one line says which);
   130 or 143 stopped by SIGINT or SIGTERM (state saved: the same command goes on)
 """
+
+
+WITHOUT_CONFIG = ("data", "compare")
+"""Verbs that take neither a config nor a workdir."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,8 +61,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for flag in ("config", "workdir", "data_dir", "exported", "saved", "out"):
         if getattr(known, flag, None) == "":
             raise UserError(f"--{flag.replace('_', '-')} is empty; leave it out or give a value")
-    if known.verb == "data" and known.overrides:
-        raise UserError(f"unknown flag {known.overrides[0]!r}; rfm data takes no config")
+    if known.verb in WITHOUT_CONFIG and known.overrides:
+        raise UserError(f"unknown flag {known.overrides[0]!r}; rfm {known.verb} takes no config")
     return known
 
 
@@ -126,6 +130,65 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )
     _measuring_flags(flatness)
     _exported_flag(flatness)
+    flatness.add_argument(
+        "--average-radii",
+        metavar="XI,XI",
+        help="average case also at these radii (Fig. E: 0.25,0.5,0.75,1; 0 shows the attack's"
+        " own part)",
+    )
+    flatness.add_argument(
+        "--worst-radii", metavar="XI,XI", help="worst case also at these (0.00075,0.001,0.005)"
+    )
+    flatness.add_argument(
+        "--rescale",
+        metavar="S,S",
+        help="all convolutions times S, the same function (Fig. F: 0.5,1,2); prints that table",
+    )
+    curvature = verb(
+        "curvature",
+        "eigenvalues of the Hessian of the loss",
+        "lambda_max, lambda_min and |lambda_min|/|lambda_max| of Loss on test examples (Table A\n"
+        "of the paper's supplement), by Lanczos' method; see config.curvature for the choices.\n"
+        "Writes records/STEP/curvature-*.json.",
+    )
+    curvature.add_argument(
+        "--rloss", action="store_true", help="of RLoss, too, at fixed adversarial examples"
+    )
+    curvature.add_argument("--density", action="store_true", help="the spectral density, too")
+    _measuring_flags(curvature, snapshots=False)
+    _exported_flag(curvature)
+    landscape = verb(
+        "landscape",
+        "draws RLoss and Loss along directions in weight space",
+        "Random directions (the mean of ten), adversarial ones (the maximum) and the Hessian's\n"
+        "first eigenvector, as in Section C of the paper's supplement. Writes\n"
+        "records/STEP/landscape-*.json and landscape.png and .svg.",
+    )
+    landscape.add_argument(
+        "--kinds",
+        metavar="KIND,KIND",
+        default="random,adversarial,hessian",
+        help="of random, adversarial, hessian and surface (default: the first three)",
+    )
+    landscape.add_argument(
+        "--losses", metavar="LOSS,LOSS", default="rloss,loss", help="(default: rloss,loss)"
+    )
+    landscape.add_argument(
+        "--beside", metavar="DIR,DIR", help="draw the landscapes of other workdirs, too"
+    )
+    _measuring_flags(landscape, snapshots=False)
+    _exported_flag(landscape)
+    compared = verbs.add_parser(
+        "compare",
+        help="two runs: is one flatter, is one more robust",
+        description="Paired differences of all measures that two workdirs have in common, the\n"
+        "first minus the second, with bootstrap intervals over examples and weight draws.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    compared.add_argument("first", metavar="DIR")
+    compared.add_argument("second", metavar="DIR")
+    compared.add_argument("--level", type=float, default=0.95, help="of the intervals (0.95)")
     attacked = verb(
         "attack",
         "RErr by AutoAttack, or by one of its attacks",

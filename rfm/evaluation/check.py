@@ -4,9 +4,15 @@ import jax
 
 from rfm.errors import UserError, choose
 from rfm.evaluation.attack import AUTOATTACKS
+from rfm.evaluation.measure_curvature import LEAVES
+from rfm.perturb import RelativeBall
 from rfm.training.build import Run, attack
 
 _SPLITS = ("test", "train")
+_POSITIVE = (
+    *(("curvature", name) for name in ("examples", "products", "probes")),
+    *(("landscape", name) for name in ("examples", "steps", "directions", "surface_steps")),
+)
 
 
 def check_measures(run: Run) -> None:
@@ -27,6 +33,16 @@ def check_measures(run: Run) -> None:
             )
     if unknown := [split for split in config.flatness.splits if split not in _SPLITS]:
         raise UserError(f"config.flatness.splits: {unknown[0]!r} is not one of {_SPLITS}")
+    flat, curvature = config.flatness, config.curvature
+    choose("config.curvature.leaves", curvature.leaves, LEAVES)
+    choose("config.curvature.which", curvature.which, dict.fromkeys(("first", "last")))
+    try:
+        RelativeBall(flat.average.radius, per=flat.per, drawn=flat.drawn)
+    except ValueError as error:
+        raise UserError(f"config.flatness: {error}") from None
+    for section, field in _POSITIVE:
+        if config[section][field] < 1:
+            raise UserError(f"config.{section}.{field} must be at least 1")
     choices = {"none": None, **AUTOATTACKS}
     choose("config.evaluation.autoattack", config.evaluation.autoattack, choices)
     if config.evaluation.batch_size % run.mesh.size:

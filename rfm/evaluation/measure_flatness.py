@@ -7,6 +7,7 @@ is computed once for all measures.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,31 +29,47 @@ Measure = Callable[..., Flatness]
 
 
 def flatness_tasks(subject: Subject, evaluated: Mapping[str, Mapping[str, Any]]) -> list[Task]:
-    """Average and worst case, Loss and RLoss; of a snapshot RLoss on test only.
+    """Average and worst case, Loss and RLoss; of a snapshot on test only.
 
     Args:
       subject: what is measured.
       evaluated: its evaluation records by split.
     """
-    splits = subject.run.config.flatness.splits
-    if subject.snapshot:
-        return [_task(subject, evaluated["test"], case, "rloss") for case in ("average", "worst")]
+    splits = ("test",) if subject.snapshot else subject.run.config.flatness.splits
     return [
-        _task(subject, evaluated[split], case, loss)
+        flatness_task(subject, evaluated[split], case, loss)
         for split in splits
         for case in ("average", "worst")
         for loss in ("loss", "rloss")
     ]
 
 
-def _task(subject: Subject, evaluated: Mapping[str, Any], case: str, loss: str) -> Task:
+def flatness_task(
+    subject: Subject,
+    evaluated: Mapping[str, Any],
+    case: str,
+    loss: str,
+    *,
+    radius: float | None = None,
+) -> Task:
+    """One measure.
+
+    Args:
+      subject: what is measured.
+      evaluated: the evaluation record of the split.
+      case: "average" or "worst".
+      loss: "loss" or "rloss".
+      radius: another one than the config's (Fig. E); then the record's name says it. At 0
+        the value is what the reference's attack finds more than this one.
+    """
     split, count = evaluated["split"], evaluated["protocol"]["examples"]["count"]
-    robust = loss == "rloss"
-    settings = _settings(subject, robust)[case]
+    robust, section = loss == "rloss", subject.run.config.flatness
+    suffix = "" if radius in (None, section[case].radius) else f"-xi-{radius:g}"
+    settings = _settings(subject, robust, radius)[case]
     protocol = {
         "examples": evaluated["protocol"]["examples"],
         "batch_size": subject.run.config.evaluation.batch_size,
-        "seed": subject.run.config.flatness.seed,
+        "seed": section.seed,
         "reference": evaluated["protocol"]["attack"] if robust else None,
         **{name: records.describe(value) for name, value in settings.items()},
     }
@@ -60,7 +77,7 @@ def _task(subject: Subject, evaluated: Mapping[str, Any], case: str, loss: str) 
         protocol["attack"] = records.describe_attack(settings["attack"])
     else:
         protocol["threat"] = records.describe_threat(settings["threat"])
-    record = subject.record("flatness", f"flatness-{case}-{loss}-{split}", split, protocol)
+    record = subject.record("flatness", f"flatness-{case}-{loss}-{split}{suffix}", split, protocol)
     measure = flatness.average_case if case == "average" else flatness.worst_case
     reference = np.array(evaluated["per_example"][loss], np.float64)  # null becomes NaN
     return Task(
@@ -77,10 +94,10 @@ def _task(subject: Subject, evaluated: Mapping[str, Any], case: str, loss: str) 
     )
 
 
-def _settings(subject: Subject, robust: bool) -> dict[str, dict[str, Any]]:
+def _settings(subject: Subject, robust: bool, radius: float | None) -> dict[str, dict[str, Any]]:
     """Keyword arguments of the two measures."""
     config: ConfigDict = subject.run.config
-    average, worst = config.flatness.average, config.flatness.worst
+    average, worst, section = config.flatness.average, config.flatness.worst, config.flatness
     evaluated = attack(config.evaluation, "config.evaluation")
     samples, restarts = average.samples, worst.restarts
     average_steps, worst_steps = average.steps, worst.steps
@@ -91,14 +108,20 @@ def _settings(subject: Subject, robust: bool) -> dict[str, dict[str, Any]]:
     inputs = dataclasses.replace(
         evaluated, steps=average_steps, step_size=average.step_size, restarts=1
     )
+
+    def ball(of_config: float) -> RelativeBall:
+        chosen = of_config if radius is None else radius
+        return RelativeBall(chosen, per=section.per, drawn=section.drawn)
+
     return {
         "average": {
-            "ball": RelativeBall(average.radius),
+            "ball": ball(average.radius),
             "samples": samples,
+            "fixed": section.fixed,
             "attack": inputs if robust else None,
         },
         "worst": {
-            "ball": RelativeBall(worst.radius),
+            "ball": ball(worst.radius),
             "threat": evaluated.threat if robust else None,
             "steps": worst_steps,
             "restarts": restarts,
@@ -130,22 +153,30 @@ def _measure(
             on_batch=tell,
             **settings,
         )
-    perturbed = found.samples.mean(0)
+    count = found.reference_losses.size
+    interval = flatness.interval(found)
+    from_draws, from_examples = found.variances
     values = {
         "flatness": {
             "value": found.value,
             "standard_error": found.standard_error,
-            "examples": len(perturbed),
+            "examples": count,
+            "interval": [interval.low, interval.high],
+            "level": interval.level,
+            "standard_error_of_draws": math.sqrt(from_draws),
+            "standard_error_of_examples": math.sqrt(from_examples),
         },
         "reference": estimate(found.reference_losses),
-        "perturbed": estimate(perturbed),
+        "perturbed": estimate(found.samples.mean(0)),
     }
     if len(found.samples) > 1:
-        values["std"] = {"value": found.std, "standard_error": None, "examples": len(perturbed)}
+        values["std"] = {"value": found.std, "standard_error": None, "examples": count}
     return {
         "values": values,
         "per_example": {
             "reference": found.reference_losses.tolist(),
-            "perturbed": perturbed.tolist(),
+            # Draw by draw, for intervals of differences; float32 is what was computed.
+            "perturbed": [[float(f"{v:.7g}") for v in draw] for draw in found.samples],
+            "share_draws": found.batch_size,
         },
     }

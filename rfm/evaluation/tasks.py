@@ -20,6 +20,7 @@ from rfm.errors import UserError
 from rfm.evaluation import records
 from rfm.evaluation.compiling import CompileTime
 from rfm.models import exported
+from rfm.models.rescale import rescale
 from rfm.progress import Progress, silent
 from rfm.training.build import Run
 from rfm.training.state import TrainState
@@ -38,6 +39,7 @@ class Subject:
       checkpoint: what the user called it: "final", "best" or a step; or "exported".
       snapshot: measured for a curve through training, by the smaller protocol.
       model: what else a record's protocol is to say of the model.
+      suffix: of the names of its records, if it is a variant of the checkpoint.
     """
 
     run: Run
@@ -47,6 +49,7 @@ class Subject:
     checkpoint: str
     snapshot: bool = False
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    suffix: str = ""
 
     @classmethod
     def of_state(
@@ -78,6 +81,19 @@ class Subject:
         apply_fn, params = replicate((found.apply_fn, found.params), run.mesh)
         return cls(run, apply_fn, params, 0, "exported", model=about)
 
+    @classmethod
+    def rescaled(cls, run: Run, state: TrainState, checkpoint: str, factor: float) -> "Subject":
+        """A checkpoint with all convolutions multiplied by `factor`: the same function."""
+        subject = cls.of_state(run, state, checkpoint)
+        params, batch_stats = rescale(state.params, state.batch_stats, factor)
+        return dataclasses.replace(
+            subject,
+            apply_fn=run.apply_fn(batch_stats),
+            params=params,
+            model={**subject.model, "rescaled": factor},
+            suffix=f"-scaled-{factor:g}",
+        )
+
     @property
     def logits_fn(self) -> jax.tree_util.Partial:
         """The model as a ``LogitsFn``."""
@@ -93,7 +109,7 @@ class Subject:
         config = self.run.config
         return {
             "kind": kind,
-            "name": name,
+            "name": f"{name}{self.suffix}",
             "run": config.name,
             "step": self.step,
             "epoch": self.step / self.run.steps_per_epoch,

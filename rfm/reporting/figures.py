@@ -206,7 +206,9 @@ def _loss_at_snapshots(
 
 @style.styled()
 def flatness_through_training(records: Iterable[Record], metrics: Metrics) -> Figure | None:
-    """Average- and worst-case flatness of the snapshots beside their RLoss (Fig. C).
+    """Average- and worst-case flatness of the snapshots beside their RLoss and lambda_max.
+
+    Fig. C.
 
     Error bars are one standard error. Robust overfitting shows as test RLoss that rises
     together with flatness.
@@ -220,11 +222,16 @@ def flatness_through_training(records: Iterable[Record], metrics: Metrics) -> Fi
     ]
     if not cases:
         return None
-    figure, (beside, *panels) = _panels(1 + len(cases))
+    curvature = _named([r for r in snapshots if r.kind == "curvature"], "curvature-loss-test")
+    figure, (beside, *panels) = _panels(1 + len(cases) + bool(curvature))
     steps = {record.step for record in flatness}
     _loss_at_snapshots(beside, snapshots, metrics, steps)
     beside.set_ylabel("cross-entropy (nats)")
-    for axes, case in zip(panels, cases, strict=True):
+    if curvature:
+        _record_curve(panels[-1], curvature, "lambda_max", "loss")
+        panels[-1].set_title("λmax of Loss")
+        panels[-1].set_ylabel("largest eigenvalue of the Hessian")
+    for axes, case in zip(panels, cases, strict=False):
         xi = None
         for split in ("test", "train"):
             for loss in ("rloss", "loss"):

@@ -24,7 +24,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from rfm.errors import UserError
-from rfm.reporting import figures, gallery, protocol, style
+from rfm.reporting import figures, gallery, landscapes, protocol, scatter, style
 from rfm.reporting.records import AdversarialExamples, Record, latest
 from rfm.reporting.run import Run, read_run
 from rfm.reporting.summary import summary
@@ -36,6 +36,9 @@ ALT = MappingProxyType(
     {
         "training": "RLoss and RErr on train and held-out test examples over epochs",
         "flatness": "Flatness of the snapshots over epochs beside their RLoss",
+        "against": "RLoss of the snapshots against their flatness",
+        "landscape": "RLoss and Loss along directions in weight space",
+        "surface": "RLoss over a plane in weight space",
         "correctness": "RLoss of examples that are right and wrong without attack",
         "examples": "Clean images, adversarial images and their amplified differences",
     }
@@ -53,6 +56,9 @@ def report_figures(run: Run) -> dict[str, Figure]:
     drawn = {
         "training": figures.training_curves(run.metrics),
         "flatness": figures.flatness_through_training(run.records, run.metrics),
+        "against": scatter.loss_against_flatness(run.records),
+        "landscape": landscapes.lines([run], [run.name]),
+        "surface": landscapes.surfaces([run], [run.name]),
         "correctness": figures.loss_by_correctness(run.records),
         "examples": gallery.adversarial_examples(_examples(run)),
     }

@@ -79,13 +79,33 @@ class AdversarialExamples:
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One measure of one checkpoint: an evaluation, or one flatness.
+@dataclasses.dataclass(frozen=True, eq=False)
+class LandscapeData:
+    """Mean losses along directions, or over a plane.
 
     Attributes:
-      kind: "evaluation" or "flatness".
-      name: "evaluation-<split>" or "flatness-<average|worst>-<loss|rloss>-<split>".
+      steps: multiples of the directions.
+      losses: one curve for each direction, or one plane.
+      lengths: of each direction, or of both of a plane.
+    """
+
+    steps: Float[np.ndarray, " m"]
+    losses: Float[np.ndarray, "*shape"]
+    lengths: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        shape = self.losses.shape
+        if len(shape) not in (2, 3) or set(shape[1:]) != {len(self.steps)}:
+            raise ValueError("a landscape needs one loss for each step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One measure of one checkpoint.
+
+    Attributes:
+      kind: "evaluation", "attack", "flatness", "curvature" or "landscape".
+      name: "evaluation-<split>", "flatness-<average|worst>-<loss|rloss>-<split>", ...
       run: the config's name.
       step: training steps behind the weights; `epoch`: the same in epochs.
       checkpoint: how the weights were asked for, "final", "best" or a step.
@@ -93,6 +113,7 @@ class Record:
       snapshot: measured during training under a smaller protocol.
       values: what was measured; `protocol`: how; `seconds`: how long it took.
       adversarial: examples to look at, or None.
+      landscape: losses along directions, or None.
     """
 
     kind: str
@@ -107,6 +128,7 @@ class Record:
     protocol: Mapping[str, Any]
     seconds: float | None = None
     adversarial: AdversarialExamples | None = None
+    landscape: LandscapeData | None = None
 
     def value(self, key: str) -> Value:
         """The value called `key`, an empty one where it was not measured."""
@@ -159,6 +181,14 @@ def _adversarial(entry: Mapping[str, Any], class_names: Any) -> AdversarialExamp
     )
 
 
+def _landscape(entry: Mapping[str, Any]) -> LandscapeData:
+    return LandscapeData(
+        steps=np.asarray(entry["steps"], float),
+        losses=np.asarray(entry["losses"], float),
+        lengths=tuple(tuple(map(float, lengths)) for lengths in entry["lengths"]),
+    )
+
+
 def read_record(path: str | os.PathLike[str]) -> Record:
     """Reads one record.
 
@@ -185,6 +215,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
             protocol=protocol,
             seconds=finite(entry.get("seconds")),
             adversarial=_adversarial(adversarial, class_names) if adversarial else None,
+            landscape=_landscape(entry["landscape"]) if entry.get("landscape") else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"

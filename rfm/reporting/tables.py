@@ -62,6 +62,8 @@ MEASURES = (
     Measure("Average-case flatness of RLoss", "flatness-average-rloss-{}", "flatness"),
     Measure("Worst-case flatness of Loss", "flatness-worst-loss-{}", "flatness"),
     Measure("Worst-case flatness of RLoss", "flatness-worst-rloss-{}", "flatness"),
+    Measure("λmax of Loss", "curvature-loss-{}", "lambda_max", optional=True),
+    Measure("λmax of RLoss", "curvature-rloss-{}", "lambda_max", optional=True),
 )
 SPLITS = ("test", "train")
 
@@ -150,7 +152,8 @@ class ResultsTable:
     @property
     def errors(self) -> int:
         """How many rows, the first ones, are errors and losses and not flatness."""
-        return sum(not measure.record.startswith("flatness") for measure, _ in self.rows)
+        around = ("flatness", "curvature")
+        return sum(not measure.record.startswith(around) for measure, _ in self.rows)
 
     def to_rich(self) -> rich.table.Table:
         """For the terminal; texts are literal, never markup."""

@@ -238,3 +238,14 @@ def test_bad_settings_are_told(linear_problem, settings, message):
     apply_fn, params, x, y = linear_problem
     with pytest.raises(ValueError, match=message):
         average_case(apply_fn, params, x, y, KEY, **SETTINGS | settings)
+
+
+def test_fixed_draws_are_the_same_in_every_batch(linear_problem, draws):
+    """Section D's alternative: samples in total, not per batch."""
+    found = average_case(*linear_problem, KEY, **(SETTINGS | {"attack": None}), fixed=True)
+    for sample in range(2):
+        nu, _ = draws(BALL, None, KEY, linear_problem.params, linear_problem.x, 0, sample)
+        score = linear_problem.x.reshape(10, -1) @ (linear_problem.params["kernel"] + nu["kernel"])
+        expected = softplus(np.where(linear_problem.y, -score, score))
+        np.testing.assert_allclose(found.samples[sample], expected, rtol=1e-9)
+    assert found.batch_size == 10, "all examples share their draws"

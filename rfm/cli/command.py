@@ -1,0 +1,245 @@
+"""One call of the command line: its config, its workdir, and how it talks."""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from rfm import reporting
+from rfm import workdir as workdirs
+from rfm.cli.bars import Bars
+from rfm.cli.environment import check_devices
+from rfm.cli.signals import Stop
+from rfm.errors import UserError
+from rfm.evaluation.attack import AUTOATTACKS, attack_tasks
+from rfm.evaluation.check import check_measures
+from rfm.evaluation.evaluate import evaluation_tasks
+from rfm.evaluation.measure_curvature import curvature_task
+from rfm.evaluation.measure_flatness import flatness_task, flatness_tasks
+from rfm.evaluation.tasks import Subject, Task, carry_out
+from rfm.reporting.metrics import read_metrics
+from rfm.training import loop
+from rfm.training.build import Run, build
+from rfm.training.checkpoint import Checkpoints
+
+Record = dict[str, Any]
+
+
+class Command:
+    """What the verbs have in common."""
+
+    def __init__(self, arguments: argparse.Namespace, stop: Stop) -> None:
+        self.arguments = arguments
+        self.config: ConfigDict = arguments.config
+        self.workdir: Path = arguments.workdir
+        self.console = Console()
+        self.errors = Console(stderr=True)
+        self.stop = stop
+
+    def build(self) -> Run:
+        workdirs.check(self.workdir, self.config.to_dict())  # before data are loaded
+        check_devices()
+        return build(self.config)
+
+    def must_exist(self) -> None:
+        """Is there anything to measure?"""
+        workdir = self.workdir
+        if self.config.model.exported:
+            if self.arguments.checkpoint != "final":
+                raise UserError("--checkpoint: an exported model is one checkpoint; leave it out")
+            return
+        if not os.path.isdir(workdir):
+            raise UserError(f"no workdir {workdir}; make one with rfm train or rfm run")
+        if workdirs.read_config(workdir) is None:
+            raise UserError(f"{workdir} is no workdir: it has no config.json; rfm train makes one")
+
+    def must_train(self) -> None:
+        """Can the model be trained?"""
+        if self.config.model.exported:
+            raise UserError(
+                "config.model.exported: an exported model cannot be trained; rfm evaluate,"
+                " attack or flatness measure it"
+            )
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        self.errors.print(
+            f"rfm: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
+
+    def train(self, run: Run) -> int:
+        def tell(task: str, done: int, total: int, fields: Mapping[str, float]) -> None:
+            # From here on there is something to save.
+            self.stop.defer(True)
+            bars(task, done, total, fields)
+
+        try:
+            with Bars(self.console) as bars:
+                loop.train(
+                    run,
+                    self.workdir,
+                    progress=tell,
+                    warn=self.warn,
+                    should_stop=self.stop.requested,
+                )
+        except loop.Interrupted as reason:
+            self.warn(f"{reason}; the same command goes on")
+            return self.stop.status
+        except loop.NotFinite as reason:
+            self.warn(str(reason))
+            return 1
+        finally:
+            self.stop.defer(False)
+        return self.stop.status if self.stop.requested() else 0
+
+    def checkpoints(self, run: Run) -> Checkpoints:
+        """Those of the workdir, to read."""
+        directory = self.workdir / "checkpoints"
+        if not directory.is_dir():
+            raise UserError(f"no checkpoint in {self.workdir}; run rfm train first")
+        every = self.config.train.snapshot_every * run.steps_per_epoch
+        return Checkpoints(directory, snapshot_steps=every, read_only=True)
+
+    def subjects(self, run: Run) -> Iterator[Subject]:
+        """The checkpoint asked for, then all snapshots unless they are not wanted."""
+        if self.config.model.exported:
+            subject = Subject.of_file(run, self.config.model.exported)
+            workdirs.claim(self.workdir, self.config.to_dict())
+            yield subject
+            return
+        every = self.config.train.snapshot_every * run.steps_per_epoch
+        like = run.initial_state()
+        with self.checkpoints(run) as checkpoints:
+            steps = checkpoints.steps()
+            step = _which(self.arguments.checkpoint, run, self.workdir, steps)
+            state = checkpoints.restore(step, like)
+            workdirs.claim(self.workdir, self.config.to_dict())
+            yield Subject.of_state(run, state, self.arguments.checkpoint)
+            if getattr(self.arguments, "no_snapshots", True):
+                return
+            for step in steps:
+                if step and (step % every == 0 or step == run.total_steps):
+                    try:
+                        state = checkpoints.restore(step, like)
+                    except UserError as error:
+                        self.warn(f"{error}; this snapshot is left out")
+                        continue
+                    yield Subject.of_state(run, state, str(step), snapshot=True)
+
+    def rescaled(self, run: Run, factor: float) -> Subject:
+        """The checkpoint asked for, its convolutions multiplied by `factor`.
+
+        Raises:
+          UserError: it is an exported model, which does not say what its layers are.
+        """
+        if self.config.model.exported:
+            raise UserError("--rescale: an exported model does not say which layers these are")
+        with self.checkpoints(run) as checkpoints:
+            step = _which(self.arguments.checkpoint, run, self.workdir, checkpoints.steps())
+            state = checkpoints.restore(step, run.initial_state())
+        return Subject.rescaled(run, state, self.arguments.checkpoint, factor)
+
+    def carry_out(self, tasks: Sequence[Task], bars: Bars) -> list[Record]:
+        """The records of `tasks`; says what they warn of."""
+        again = self.arguments.again
+        found = carry_out(list(tasks), self.workdir, again=again, progress=bars)
+        for record in found:
+            for line in record.get("warnings", ()):
+                self.warn(f"{record['name']}: {line}")
+        return found
+
+    def evaluate(self, subject: Subject, bars: Bars, *, autoattack: bool) -> dict[str, Record]:
+        """Evaluation records by split; with AutoAttack if the config asks for it."""
+        found = self.carry_out(evaluation_tasks(subject), bars)
+        version = self.config.evaluation.autoattack
+        if autoattack and version != "none" and not subject.snapshot:
+            name = AUTOATTACKS[version]
+            self.carry_out(attack_tasks(subject, name, self.workdir, splits=("test",)), bars)
+        return {record["split"]: record for record in found}
+
+    def flatness(self, subject: Subject, evaluated: Mapping[str, Record], bars: Bars) -> None:
+        """The measures of the config, and at other radii those of RLoss that flags ask for."""
+        tasks = flatness_tasks(subject, evaluated)
+        if subject.snapshot:
+            if self.config.snapshots.products:
+                tasks.append(curvature_task(subject, "loss"))
+        else:
+            for case in ("average", "worst"):
+                for radius in numbers(self.arguments, f"{case}_radii"):
+                    tasks.append(
+                        flatness_task(subject, evaluated["test"], case, "rloss", radius=radius)
+                    )
+        self.carry_out(tasks, bars)
+
+    def measure(self, run: Run, *, autoattack: bool, flatness: bool) -> None:
+        """Everything about the checkpoint asked for, and about the snapshots."""
+        check_measures(run)
+        for subject in self.subjects(run):
+            with Bars(self.console) as bars:
+                evaluated = self.evaluate(subject, bars, autoattack=autoattack)
+                if flatness:
+                    self.flatness(subject, evaluated, bars)
+
+    def report(self) -> None:
+        path = reporting.write_report(self.workdir)
+        self.show_table()
+        self.say(f"report: {path.resolve()}")
+
+    def show_table(self) -> None:
+        table = reporting.table(reporting.read_run(self.workdir).records)
+        self.show(table and table.to_rich())
+
+    def show(self, table: Any) -> None:
+        """Prints a table of rich, if there is one."""
+        if table is not None:
+            self.console.print(table)
+
+
+def numbers(arguments: argparse.Namespace, flag: str) -> list[float]:
+    """The numbers of a flag such as ``--rescale 0.5,1,2``; none without the flag.
+
+    Raises:
+      UserError: one of them is none, negative or not finite.
+    """
+    text = getattr(arguments, flag, None)
+    if text is None:
+        return []
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [-1.0]
+    if not all(0 <= number < float("inf") for number in found):
+        name = flag.replace("_", "-")
+        raise UserError(f"--{name} must be numbers >= 0 such as 0.5,1,2, got {text!r}")
+    return found
+
+
+def _which(name: str, run: Run, workdir: Path, steps: Sequence[int]) -> int:
+    """The step of the checkpoint that the user calls `name`."""
+    if not steps:
+        raise UserError(f"no checkpoint in {workdir}; run rfm train first")
+    if name == "final":
+        if steps[-1] < run.total_steps:
+            raise UserError(
+                f"training in {workdir} is at step {steps[-1]} of {run.total_steps}; finish it"
+                f" with rfm train, or measure it as it is with --checkpoint {steps[-1]}"
+            )
+        return steps[-1]
+    if name == "best":
+        metrics, problems = read_metrics(workdir / "metrics.jsonl")
+        if problems:
+            raise UserError(f"{problems[0]}; restore or delete it")
+        best = metrics.early_stopping(steps)
+        if best is None:
+            raise UserError(f"no snapshot in {workdir} has been validated yet; train on")
+        return best.step
+    if not name.isdecimal() or int(name) not in steps:
+        known = ", ".join(map(str, steps))
+        raise UserError(f"no checkpoint {name!r} in {workdir}; there are final, best, {known}")
+    return int(name)

@@ -1,0 +1,175 @@
+"""The records ``landscape-KIND-LOSS-test`` and ``surface-LOSS-test`` (Section C).
+
+Kinds are "random" directions (the mean over them counts), "adversarial" ones (the
+maximum) and the "hessian" eigenvector of lambda_max. A record holds the mean loss at every
+step of every direction, and how long the directions are.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from rfm import flatness
+from rfm.data.augment import to_float
+from rfm.data.splits import Examples, evaluation
+from rfm.evaluation import records
+from rfm.evaluation.measure_curvature import LEAVES
+from rfm.evaluation.robustness import estimate
+from rfm.evaluation.tasks import Subject, Task, Tell, key_for
+from rfm.flatness import Landscape
+from rfm.perturb import RelativeBall
+from rfm.training.build import attack
+from rfm.types import Params
+
+KINDS = ("random", "adversarial", "hessian")
+LOSSES = ("rloss", "loss")
+
+
+def landscape_task(subject: Subject, kind: str, loss: str) -> Task:
+    """The loss along directions of one kind.
+
+    Args:
+      subject: what is measured.
+      kind: one of `KINDS`, or "surface": the plane of two random directions.
+      loss: "rloss" or "loss".
+    """
+    config, section = subject.run.config, subject.run.config.landscape
+    adversarial = kind == "adversarial"
+    length = section.adversarial_length if adversarial else section.random_length
+    ball = RelativeBall(length, per=config.flatness.per)
+    evaluated = attack(config.evaluation, "config.evaluation")
+    settings = dataclasses.replace(evaluated, steps=section.attack_steps, restarts=1)
+    count = min(section.examples, len(subject.run.dataset.test_labels))
+    number = {"hessian": 1, "surface": 2}.get(kind, section.directions)
+    steps = section.surface_steps if kind == "surface" else section.steps
+    protocol = {
+        "examples": {"split": "test", "first": 0, "count": count},
+        "batch_size": config.evaluation.batch_size,
+        "seed": section.seed,
+        "ball": records.describe(ball),
+        "directions": number,
+        "steps": steps,
+        "attack": records.describe_attack(settings if loss == "rloss" else None),
+    }
+    if adversarial:
+        protocol["worst"] = dict(config.flatness.worst)
+    if kind == "hessian":
+        protocol["curvature"] = {k: config.curvature[k] for k in ("leaves", "products", "seed")}
+    name = f"surface-{loss}-test" if kind == "surface" else f"landscape-{kind}-{loss}-test"
+    record = subject.record("landscape", name, "test", protocol)
+    compute = functools.partial(
+        _measure,
+        subject,
+        evaluation(subject.run.dataset, "test", count),
+        kind,
+        ball,
+        number,
+        np.linspace(-1, 1, steps),
+        settings if loss == "rloss" else None,
+    )
+    paths = 1 if kind == "surface" else number
+    return Task({**record, "case": kind, "loss": loss}, compute, paths * steps)
+
+
+def _measure(
+    subject: Subject,
+    examples: Examples,
+    kind: str,
+    ball: RelativeBall,
+    number: int,
+    steps: np.ndarray,
+    settings: Any,
+    tell: Tell,
+) -> dict[str, Any]:
+    config = subject.run.config
+    x, y = np.asarray(to_float(examples.images)), examples.labels
+    key = key_for(config.landscape.seed, "landscape")
+    options = {
+        "attack": settings,
+        "steps": steps,
+        "batch_size": config.evaluation.batch_size,
+        "place": subject.place,
+    }
+    with jax.default_matmul_precision(config.evaluation.matmul_precision):
+        directions = _directions(subject, x, y, kind, ball, number, settings)
+        model, data = (subject.apply_fn, subject.params), (x, y, key)
+        if kind == "surface":
+            pair = directions[0], directions[1]
+            rows = lambda done: tell(done // len(steps))  # noqa: E731
+            paths = [flatness.surface(*model, pair, *data, **options, on_step=rows)]
+        else:
+            paths = []
+            for index, direction in enumerate(directions):
+                after = functools.partial(_tell_later, tell, index * len(steps))
+                path = flatness.landscape(*model, direction, *data, **options, on_step=after)
+                paths.append(path)
+    return _results(paths, kind)
+
+
+def _tell_later(tell: Tell, before: int, done: int) -> None:
+    tell(before + done)
+
+
+def _directions(
+    subject: Subject,
+    x: np.ndarray,
+    y: np.ndarray,
+    kind: str,
+    ball: RelativeBall,
+    number: int,
+    settings: Any,
+) -> list[Params]:
+    """Directions of the kind, rescaled to the ball's radius in every layer."""
+    config, params = subject.run.config, subject.params
+    key = key_for(config.landscape.seed, f"landscape-{kind}")
+    if kind in ("random", "surface"):
+        keys = jax.random.split(key, number)
+        return [ball.random_direction(one, params) for one in keys]
+    size = config.evaluation.batch_size
+    if kind == "hessian":
+        found = flatness.extreme_eigenvalues(
+            subject.apply_fn,
+            params,
+            x,
+            y,
+            key,
+            leaves=LEAVES[config.curvature.leaves],
+            products=config.curvature.products,
+            batch_size=size,
+            place=subject.place,
+        )
+        return [ball.direction(found.largest.vector, params)]
+    worst = config.flatness.worst
+    count = len(x) - len(x) % subject.run.mesh.size or len(x)  # one batch, cut over devices
+    directions = flatness.adversarial_directions(
+        subject.apply_fn,
+        params,
+        x[:count],
+        y[:count],
+        key,
+        ball=dataclasses.replace(ball, radius=worst.radius),
+        threat=None if settings is None else settings.threat,
+        steps=worst.steps,
+        restarts=number,
+        input_step_size=worst.input_step_size,
+        weight_step_size=worst.weight_step_size,
+        place=subject.place if count % subject.run.mesh.size == 0 else jax.device_put,
+    )
+    return [ball.direction(direction, params) for direction in directions]
+
+
+def _results(paths: list[Landscape], kind: str) -> dict[str, Any]:
+    middle = len(paths[0].steps) // 2
+    at = paths[0].losses[middle, middle] if kind == "surface" else paths[0].losses[middle]
+    return {
+        "values": {"middle": estimate(at)},
+        "per_example": {},
+        "landscape": {
+            "steps": paths[0].steps.tolist(),
+            "losses": [path.mean.tolist() for path in paths],
+            "lengths": [list(path.lengths) for path in paths],
+        },
+    }

@@ -1,0 +1,113 @@
+"""Landscapes: RLoss and Loss along directions in weight space, of one or several runs.
+
+One panel for each kind of direction. Of random directions the mean is drawn and the range in
+between as a band, of adversarial ones the maximum (Section C of the supplement). One run has
+the colours that its losses have everywhere; several have a colour each.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rfm.reporting import style
+from rfm.reporting.records import LandscapeData, Record, latest
+from rfm.reporting.run import Run
+from rfm.workdir import write_atomically
+
+_KINDS = {
+    "random": "random directions (mean)",
+    "adversarial": "adversarial directions (maximum)",
+    "hessian": "Hessian's first eigenvector",
+}
+_COLOURS = ("test", "train", "mark", "ink", "muted", "test-clean", "train-clean")
+
+
+def write(runs: Sequence[Run], places: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """Writes ``landscape.png`` and ``.svg``, and of surfaces ``surface.png`` and ``.svg``."""
+    names = _names(runs, places)
+    for name, figure in (("landscape", lines(runs, names)), ("surface", surfaces(runs, names))):
+        if figure is not None:
+            for suffix, content in (("png", style.png(figure)), ("svg", style.svg(figure))):
+                path = folder / f"{name}.{suffix}"
+                write_atomically(path, content)
+                yield path
+
+
+def _names(runs: Sequence[Run], places: Sequence[Path]) -> list[str]:
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(place) for place in places]
+
+
+@style.styled()
+def lines(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
+    """Losses along directions; None if no run has any."""
+    kinds = [kind for kind in _KINDS if any(_of(run, kind, "rloss", "loss") for run in runs)]
+    if not kinds:
+        return None
+    figure = Figure(figsize=(3.6 * len(kinds) + 0.6, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
+        for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+            for loss in ("rloss", "loss"):
+                if found := _of(run, kind, loss):
+                    colour = style.colour(_COLOURS[number % len(_COLOURS)])
+                    _draw(axes, found[0], kind, loss, colour, name if len(runs) > 1 else "")
+        axes.set_title(_KINDS[kind])
+        axes.set_xlabel(_x_label(_of(runs[0], kind, "rloss", "loss")))
+    panels[0].set_ylabel("cross-entropy (nats)")
+    style.legend_below(figure)
+    return figure
+
+
+@style.styled()
+def surfaces(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
+    """RLoss over the plane of two random directions, a panel for each run; None without."""
+    found = [
+        (name, data)
+        for run, name in zip(runs, names, strict=True)
+        for data in _of(run, "surface", "rloss", "loss")[:1]
+    ]
+    if not found:
+        return None
+    figure = Figure(figsize=(4.2 * len(found) + 0.8, 3.9), layout="constrained")
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
+    levels = np.linspace(*np.quantile([d.losses[0] for _, d in found], [0, 0.95]), 15)
+    for axes, (name, data) in zip(panels, found, strict=True):
+        drawn = axes.contourf(
+            data.steps, data.steps, data.losses[0].T, levels=levels, extend="both", cmap="viridis"
+        )
+        axes.plot([0], [0], marker="+", color=style.colour("paper"), markersize=9)
+        axes.set_title(name)
+        axes.set_xlabel(f"first direction (length {data.lengths[0][0]:.3g})")
+        axes.set_ylabel(f"second direction (length {data.lengths[0][1]:.3g})")
+        axes.set_aspect("equal")
+    figure.colorbar(drawn, ax=list(panels), label="cross-entropy (nats)")
+    return figure
+
+
+def _of(run: Run, kind: str, *losses: str) -> list[LandscapeData]:
+    """What a run has of a kind, for the first loss first."""
+    by_name: dict[str, Record] = {record.name: record for record in latest(run.records)}
+    prefix = "surface" if kind == "surface" else f"landscape-{kind}"
+    records = (by_name.get(f"{prefix}-{loss}-test") for loss in losses)
+    return [record.landscape for record in records if record and record.landscape]
+
+
+def _draw(axes: Axes, data: LandscapeData, kind: str, loss: str, colour: str, name: str) -> None:
+    robust, curves = loss == "rloss", data.losses
+    middle = curves.max(0) if kind == "adversarial" else curves.mean(0)
+    label = ", ".join(filter(None, (name, "RLoss" if robust else "Loss")))
+    dash = "-" if robust else (0, (4, 2))
+    axes.plot(data.steps, middle, color=colour, linestyle=dash, label=label)
+    if len(curves) > 1:
+        axes.fill_between(
+            data.steps, curves.min(0), curves.max(0), color=colour, alpha=0.12, linewidth=0
+        )
+
+
+def _x_label(found: Sequence[LandscapeData]) -> str:
+    lengths = np.mean(found[0].lengths) if found else float("nan")
+    return f"step (1: length {lengths:.3g})"

@@ -1,0 +1,158 @@
+"""``rfm flatness --rescale``, ``curvature``, ``landscape`` and ``compare``, as users have them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+SMALL = (
+    "--config.landscape.steps=3",
+    "--config.landscape.directions=2",
+    "--config.landscape.examples=16",
+    "--config.landscape.attack_steps=1",
+    "--config.landscape.surface_steps=3",
+    "--config.curvature.examples=32",
+    "--config.curvature.products=5",
+    "--config.curvature.probes=2",
+    "--config.snapshots.products=2",
+)
+
+
+@pytest.fixture(scope="module")
+def measured(trained, quick_rfm, tmp_path_factory) -> Path:
+    """A workdir with flatness at other radii and of a rescaled network."""
+    workdir = Path(shutil.copytree(trained, tmp_path_factory.mktemp("measured") / "run"))
+    flags = ("--average-radii", "0,0.25", "--worst-radii", "0.001", "--rescale", "0.5,2")
+    result = quick_rfm("flatness", "--workdir", workdir, *flags, *SMALL)
+    assert (result.status, result.err) == (0, ""), result
+    (workdir / "out.txt").write_text(result.out)
+    return workdir
+
+
+def record(workdir: Path, name: str) -> dict:
+    (path,) = workdir.glob(f"records/*/{name}.json")
+    return json.loads(path.read_text())
+
+
+def test_other_radii_stand_in_a_table_of_their_own(measured):
+    out = (measured / "out.txt").read_text()
+    assert "Flatness of RLoss by radius (Fig. E)" in out
+    for xi in (0, 0.25):
+        found = record(measured, f"flatness-average-rloss-test-xi-{xi:g}")
+        assert found["protocol"]["ball"]["radius"] == xi
+    # Without a radius the reference's attack, which has more restarts, is never beaten.
+    at_zero = record(measured, "flatness-average-rloss-test-xi-0")["values"]["flatness"]
+    assert at_zero["value"] <= 1e-6
+    assert at_zero["interval"][0] <= at_zero["value"] <= at_zero["interval"][1]
+    assert record(measured, "flatness-worst-rloss-test-xi-0.001")
+
+
+def test_rescaling_changes_eigenvalues_and_nothing_else(measured):
+    out = (measured / "out.txt").read_text()
+    assert "(Fig. F, Table A)" in out
+    assert "× 0.5" in out
+    half, double = (
+        {
+            name: record(measured, f"{name}-scaled-{factor:g}")["values"]
+            for name in ("evaluation-test", "flatness-average-rloss-test", "curvature-loss-test")
+        }
+        for factor in (0.5, 2)
+    )
+    plain = record(measured, "evaluation-test")["values"]
+    for scaled in (half, double):
+        assert scaled["evaluation-test"]["loss"]["value"] == pytest.approx(
+            plain["loss"]["value"], rel=1e-4
+        )
+    flat = [s["flatness-average-rloss-test"]["flatness"]["value"] for s in (half, double)]
+    assert flat[0] == pytest.approx(flat[1], abs=0.1 * abs(flat[1]) + 0.01)
+    largest = [s["curvature-loss-test"]["lambda_max"]["value"] for s in (half, double)]
+    assert largest[0] > 4 * largest[1]
+
+
+def test_snapshots_have_clean_flatness_and_lambda_max(measured):
+    names = {path.name for path in measured.glob("records/*/*-snapshot.json")}
+    for name in ("flatness-average-loss-test", "flatness-worst-rloss-test", "curvature-loss-test"):
+        assert f"{name}-snapshot.json" in names
+
+
+def test_curvature(measured, quick_rfm):
+    result = quick_rfm("curvature", "--rloss", "--density", "--workdir", measured, *SMALL)
+    assert (result.status, result.err) == (0, ""), result
+    assert "Curvature (Table A)" in result.out
+    for loss in ("loss", "rloss"):
+        found = record(measured, f"curvature-{loss}-test")
+        values = found["values"]
+        assert values["lambda_max"]["value"] > abs(values["lambda_min"]["value"])
+        assert values["lambda_max"]["residual"] >= 0
+        assert len(found["density"]["nodes"]) == 2
+        assert found["protocol"]["products"] == 5
+
+
+def test_landscapes_are_drawn_also_beside_others(measured, quick_rfm, tmp_path):
+    other = Path(shutil.copytree(measured, tmp_path / "other"))
+    kinds = ("--kinds", "random,adversarial,hessian,surface")
+    result = quick_rfm("landscape", "--workdir", measured, *kinds, *SMALL)
+    assert (result.status, result.err) == (0, ""), result
+    for name in ("landscape.png", "landscape.svg", "surface.png", "surface.svg"):
+        assert (measured / name).stat().st_size > 1000
+    found = record(measured, "landscape-random-rloss-test")
+    assert len(found["landscape"]["losses"]) == 2
+    assert found["landscape"]["steps"] == [-1, 0, 1]
+    middle = [curve[1] for curve in found["landscape"]["losses"]]
+    assert middle == pytest.approx([found["values"]["middle"]["value"]] * 2)
+    flags = ("--kinds", "random", "--losses", "loss", "--beside", measured)
+    result = quick_rfm("landscape", "--workdir", other, *flags, *SMALL)
+    assert (result.status, result.err) == (0, ""), result
+    report = quick_rfm("report", "--workdir", measured)
+    assert report.status == 0, report
+    assert "Landscapes" in (measured / "report.html").read_text()
+
+
+def test_a_run_compared_with_itself_is_equal(measured, quick_rfm, tmp_path):
+    other = Path(shutil.copytree(measured, tmp_path / "other"))
+    result = quick_rfm("compare", measured, other)
+    assert (result.status, result.err) == (0, ""), result
+    lines = " ".join(result.out.split())
+    assert "RErr, test" in lines
+    assert "average-case flatness of RLoss" in lines
+    assert "could be equal" in lines
+    assert "not compared" not in lines
+    path = next(other.glob("records/*/evaluation-test.json"))
+    changed = json.loads(path.read_text())
+    changed["protocol"]["seed"] = 7
+    path.write_text(json.dumps(changed))
+    result = quick_rfm("compare", measured, other)
+    assert "not compared: seed is 0 and 7" in " ".join(result.out.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("flatness --rescale 0,1", "--rescale: the factors must be positive"),
+        ("flatness --rescale one", "--rescale must be numbers >= 0 such as 0.5,1,2, got 'one'"),
+        ("flatness --average-radii -1", "--average-radii must be numbers >= 0"),
+        ("landscape --kinds randm", "no kind of landscape 'randm' among"),
+        ("landscape --losses err", "no loss 'err' among rloss, loss"),
+        ("landscape --beside {new}", "no such directory"),
+        ("curvature --config.curvature.leaves=some", "config.curvature.leaves 'some' is not one"),
+        ("curvature --config.curvature.products=0", "config.curvature.products must be at least 1"),
+        ("flatness --config.flatness.drawn=gauss", "config.flatness: drawn must be"),
+    ],
+)
+def test_what_is_wrong_is_told(trained, quick_rfm, tmp_path, command, says):
+    verb, *flags = command.format(new=tmp_path / "new").split()
+    assert says in quick_rfm(verb, "--workdir", trained, *flags).line
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("compare {new} {old}", "no workdir"),
+        ("compare {old} {old}", "no measure in common"),
+        ("compare {old} {old} --level 2", "--level must be between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(trained, quick_rfm, tmp_path, command, says):
+    words = command.format(new=tmp_path / "new", old=trained).split()
+    assert says in quick_rfm(*words).line
