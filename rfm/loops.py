@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, PyTree
@@ -70,7 +71,9 @@ def map_over(function: Callable[..., PyTree], xs: PyTree, *, compiled: bool) -> 
     return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *results)
 
 
-def runs_fast_in_loops(logits_fn: LogitsFn, x: Array, *, gradient: bool = True) -> bool:
+def runs_fast_in_loops(
+    logits_fn: LogitsFn, x: Array | np.ndarray, *, gradient: bool = True
+) -> bool:
     """May `logits_fn` at inputs like `x`, and its gradient, be put into a compiled loop?
 
     Always on GPU and TPU. On CPU, if every convolution is in canonical form, of the

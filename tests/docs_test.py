@@ -9,12 +9,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (DOCS / "any-model.md").read_text(), re.M | re.S)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("code", BLOCKS, ids=["linen", "nnx", "equinox"])
 def test_any_model(code):
     namespace: dict = {}
     exec(compile(code, str(DOCS / "any-model.md"), "exec"), namespace)
     assert (~namespace["aa"].robust).any()
-    assert namespace["flat"].value > 0
     # The normalisation was left alone, and nothing else.
     ball, params = namespace["ball"], namespace["params"]
     jax = namespace["jax"]

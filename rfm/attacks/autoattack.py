@@ -2,10 +2,10 @@
 
 The ensemble is a tuple of `Stage`s, see `rfm.attacks.ensembles`. Each stage makes one or
 more passes over the examples that are still classified correctly. What a stage has to do
-is a queue of pairs of pass and example, pass by pass. Batches of one or two fixed sizes
+is a queue of pairs of pass and example, pass by pass. Batches of a few fixed sizes
 take the next pairs of all the examples that stand: they may hold the end of one pass and
-the beginning of the next, so few rows are ever padding, and each attack is compiled once
-or twice, whatever falls. Of an example that several passes in one batch break, the first
+the beginning of the next, so few rows are ever padding, and each attack is compiled for
+these sizes at most, whatever falls. Of an example that several passes in one batch break, the first
 counts, as if they had come one after the other. Whatever an attack returns is looked at
 again in a clean pass: only what is in the ball, in [0, 1] and misclassified counts.
 
@@ -80,7 +80,7 @@ def autoattack(
     *,
     threat: Threat,
     version: str | tuple[Stage, ...] = "standard",
-    batch_size: int | Sequence[int] = (128, 32),
+    batch_size: int | Sequence[int] = (128, 96, 64, 32),
     place: Place = jax.device_put,
     progress: Progress | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -95,9 +95,9 @@ def autoattack(
       key: one key, or one per example.
       threat: the ball of the named versions; stages of your own have theirs.
       version: "standard", "plus", "rand", or stages of your own.
-      batch_size: rows at a time; of several sizes the largest that the pairs of pass and
-        example still to be tried fill to more than three quarters, else the smallest. Each
-        size is a compilation of each attack.
+      batch_size: rows at a time; of several sizes the smallest that holds all pairs of pass
+        and example that a stage has still to try, else the largest. A size is compiled when
+        it is first used; later calls on the same model compile nothing that was.
       place: puts the arrays of a batch onto devices, e.g. sharded over a mesh that divides
         every size.
       progress: where an earlier call was interrupted.
@@ -265,8 +265,8 @@ def waiting(
 
 
 def choose_size(rows: int, sizes: Sequence[int]) -> int:
-    """The largest size that so many rows fill to more than three quarters, or the smallest."""
-    return max((size for size in sizes if rows > 0.75 * size), default=min(sizes))
+    """The smallest size that holds so many rows, or the largest."""
+    return min((size for size in sizes if size >= rows), default=max(sizes))
 
 
 @jax.jit

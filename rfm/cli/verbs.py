@@ -60,6 +60,8 @@ def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
     factors = numbers(arguments, "rescale")
     if factors and not all(factors):
         raise UserError("--rescale: the factors must be positive")
+    for case in ("average", "worst"):
+        numbers(arguments, f"{case}_radii")  # wrong ones are told before anything is measured
     run = command.build()
     command.measure(run, autoattack=False, flatness=True)
     for factor in factors:

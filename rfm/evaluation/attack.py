@@ -213,9 +213,9 @@ def _results(found: EnsembleResult) -> dict[str, Any]:
 
 
 def _sizes(batch_size: int, devices: int) -> tuple[int, ...]:
-    """What the config says, and about a quarter of it for when few examples stand."""
+    """What the config says, and about three, two and one quarter of it for few examples."""
     quarter = -(-batch_size // (4 * devices)) * devices
-    return (batch_size, quarter) if quarter < batch_size else (batch_size,)
+    return (batch_size, *range(quarter, batch_size, quarter))
 
 
 def _share_done(stages: tuple[Stage, ...], progress: Progress, classes: int) -> float:

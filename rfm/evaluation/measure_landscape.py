@@ -87,7 +87,7 @@ def _measure(
     config = subject.run.config
     x, y = np.asarray(to_float(examples.images)), examples.labels
     key = key_for(config.landscape.seed, "landscape")
-    options = {
+    options: dict[str, Any] = {
         "attack": settings,
         "steps": steps,
         "batch_size": config.evaluation.batch_size,
@@ -95,16 +95,16 @@ def _measure(
     }
     with jax.default_matmul_precision(config.evaluation.matmul_precision):
         directions = _directions(subject, x, y, kind, ball, number, settings)
-        model, data = (subject.apply_fn, subject.params), (x, y, key)
+        model = (subject.apply_fn, subject.params)
         if kind == "surface":
             pair = directions[0], directions[1]
             rows = lambda done: tell(done // len(steps))  # noqa: E731
-            paths = [flatness.surface(*model, pair, *data, **options, on_step=rows)]
+            paths = [flatness.surface(*model, pair, x, y, key, **options, on_step=rows)]
         else:
             paths = []
             for index, direction in enumerate(directions):
                 after = functools.partial(_tell_later, tell, index * len(steps))
-                path = flatness.landscape(*model, direction, *data, **options, on_step=after)
+                path = flatness.landscape(*model, direction, x, y, key, **options, on_step=after)
                 paths.append(path)
     return _results(paths, kind)
 

@@ -108,8 +108,8 @@ class SpectralDensity(NamedTuple):
 def extreme_eigenvalues(
     apply_fn: ApplyFn,
     params: Params,
-    x: Images,
-    y: Labels,
+    x: Images | np.ndarray,
+    y: Labels | np.ndarray,
     key: Key[Array, ""],
     *,
     leaves: LeafPredicate = all_leaves,
@@ -157,8 +157,8 @@ def extreme_eigenvalues(
 def spectral_density(
     apply_fn: ApplyFn,
     params: Params,
-    x: Images,
-    y: Labels,
+    x: Images | np.ndarray,
+    y: Labels | np.ndarray,
     key: Key[Array, ""],
     *,
     leaves: LeafPredicate = all_leaves,
@@ -197,7 +197,9 @@ class _Data(NamedTuple):
     valid: Bool[Array, "batch batches"]
 
 
-def _stacked(x: Images, y: Labels, batch_size: int, place: Place) -> _Data:
+def _stacked(
+    x: Images | np.ndarray, y: Labels | np.ndarray, batch_size: int, place: Place
+) -> _Data:
     cut = list(batches(len(x), min(batch_size, len(x)) if place is jax.device_put else batch_size))
     rows = np.stack([batch.indices for batch in cut], axis=1)
     valid = np.stack([batch.valid for batch in cut], axis=1)

@@ -149,8 +149,8 @@ def worst_case(
 def adversarial_directions(
     apply_fn: ApplyFn,
     params: Params,
-    x: Images,
-    y: Labels,
+    x: Images | np.ndarray,
+    y: Labels | np.ndarray,
     key: Key[Array, ""],
     *,
     ball: RelativeBall,

@@ -74,7 +74,8 @@ def surfaces(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
         return None
     figure = Figure(figsize=(4.2 * len(found) + 0.8, 3.9), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
-    levels = np.linspace(*np.quantile([d.losses[0] for _, d in found], [0, 0.95]), 15)
+    low, high = np.quantile([data.losses[0] for _, data in found], [0, 0.95])
+    levels = np.linspace(low, max(high, low + 1e-6), 15)
     for axes, (name, data) in zip(panels, found, strict=True):
         drawn = axes.contourf(
             data.steps, data.steps, data.losses[0].T, levels=levels, extend="both", cmap="viridis"

@@ -144,9 +144,9 @@ def test_the_queue_goes_pass_by_pass_over_what_stands(stands, tried, passes, lim
 
 
 def test_few_survivors_come_in_small_batches():
-    sizes = (128, 32)
-    chosen = {rows: choose_size(rows, sizes) for rows in (1, 24, 32, 90, 96, 97, 128)}
-    assert chosen == {1: 32, 24: 32, 32: 32, 90: 32, 96: 32, 97: 128, 128: 128}
+    sizes = (128, 96, 64, 32)
+    chosen = {rows: choose_size(rows, sizes) for rows in (1, 32, 33, 90, 96, 97, 128, 500)}
+    assert chosen == {1: 32, 32: 32, 33: 64, 90: 96, 96: 96, 97: 128, 128: 128, 500: 128}
     assert choose_size(3, (10,)) == 10
 
 

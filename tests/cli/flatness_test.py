@@ -115,7 +115,7 @@ def test_a_run_compared_with_itself_is_equal(measured, quick_rfm, tmp_path):
     assert (result.status, result.err) == (0, ""), result
     lines = " ".join(result.out.split())
     assert "RErr, test" in lines
-    assert "average-case flatness of RLoss" in lines
+    assert "average-case" in lines
     assert "could be equal" in lines
     assert "not compared" not in lines
     path = next(other.glob("records/*/evaluation-test.json"))

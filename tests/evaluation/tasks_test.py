@@ -126,7 +126,9 @@ def test_snapshots_have_their_own_smaller_protocol(subject, measured):
     evaluated = carry_out(evaluation_tasks(small), workdir)
     tasks = flatness_tasks(small, {r["split"]: r for r in evaluated})
     assert [t.record["name"] for t in tasks] == [
+        "flatness-average-loss-test",
         "flatness-average-rloss-test",
+        "flatness-worst-loss-test",
         "flatness-worst-rloss-test",
     ]
     for record in evaluated:

@@ -37,7 +37,9 @@ def test_the_function_stays_the_same(module, variables, factor):
     new, new_stats = rescale(params, stats, factor)
     expected = models.apply_fn(module, stats)(params, X)
     found = models.apply_fn(module, new_stats)(new, X)
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        found, expected, rtol=1e-4, atol=1e-5
+    )  # the network computes in float32
 
 
 def test_exactly_the_convolutions_are_multiplied(variables):
