@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import rich.box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rfm import data, reporting
 from rfm import workdir as workdirs
@@ -147,18 +149,20 @@ def _compare(arguments: argparse.Namespace, stop: Stop) -> int:
         raise UserError(f"--level must be between 0 and 1, got {arguments.level}")
     places = Path(arguments.first).expanduser(), Path(arguments.second).expanduser()
     found = compare(*places, level=arguments.level)
-    table = Table(title=f"{places[0]} minus {places[1]}", title_justify="left")
-    for title in ("", "first", "second", "difference", f"{arguments.level:.0%} interval", ""):
-        table.add_column(title, justify="left" if title == "" else "right")
+    table = Table(box=rich.box.SIMPLE_HEAD, caption_justify="left")
+    for title in ("", "first", "second", "difference", f"{arguments.level:.0%} interval"):
+        table.add_column(title, justify="right" if title else "left")
+    notes = [f"First: {places[0]}. Second: {places[1]}.", "* The interval excludes zero."]
     for row in found:
         cells = [row.label, *(f"{value:.4g}" for value in row.values)]
         if row.interval is None:
-            cells += ["", "", f"not compared: {row.problem}"]
+            notes.append(f"{row.label} is not compared: {row.problem}.")
         else:
+            mark = "*" if row.interval.excludes_zero else " "
             low, high = row.interval.low, row.interval.high
-            sure = "" if row.interval.excludes_zero else "could be equal"
-            cells += [f"{row.interval.value:+.4g}", f"{low:+.4g} to {high:+.4g}", sure]
+            cells += [f"{row.interval.value:+.3g}{mark}", f"{low:+.3g} to {high:+.3g}"]
         table.add_row(*cells)
+    table.caption = Text("\n".join(notes))
     Console().print(table)
     return 0
 
