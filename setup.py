@@ -37,6 +37,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow",
+        "plotly",
         "rich",
         "scikit-learn",
         "tensorboardX",

@@ -1,7 +1,8 @@
 """The foundation against plain PyTorch: ``python -m benchmarks.foundation``.
 
-Four computations at two widths of ResNet-18, batch 128: a step of adversarial training,
-robust evaluation, average- and worst-case flatness. See README.md for what each answers.
+Five computations at two widths of ResNet-18, batch 128: a step of adversarial training,
+robust evaluation, average- and worst-case flatness, Hessian-vector products. README.md says
+what each answers.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from benchmarks import report
 from benchmarks.harness import Case, Side, cores, measure
 from benchmarks.workload import Workload
 
-KINDS = ("at_step", "pgd", "average_case", "worst_case")
+KINDS = ("at_step", "pgd", "average_case", "worst_case", "hessian")
 FULL = 10  # restarts, weight samples: the paper's protocol
 
 
@@ -31,7 +32,7 @@ def case(workload: Workload, pythons: tuple[str, str]) -> Case:
     settings = workload.settings()
     return Case(
         title(workload),
-        "step" if workload.kind == "at_step" else f"{workload.batch} examples",
+        {"at_step": "step", "hessian": "product"}.get(workload.kind, f"{workload.batch} examples"),
         {
             "rfm": Side("benchmarks.rfm_side:run", settings, ours, pythons[0]),
             "PyTorch": Side("benchmarks.torch_side:run", settings, theirs, pythons[1]),
@@ -48,6 +49,7 @@ def title(workload: Workload) -> str:
         "pgd": f"PGD-{steps}, {times} restart(s){part}",
         "average_case": f"average-case flatness, {times} weight sample(s){part}, PGD-{steps}",
         "worst_case": f"worst-case flatness, {times} restart(s){part} of {steps} joint steps",
+        "hessian": f"Hessian-vector product, {times} in Lanczos' method",
     }[workload.kind]
     plain = workload.dtype == "float32"
     return f"{what}; width {workload.width}" + ("" if plain else f", {workload.dtype}")
@@ -58,6 +60,8 @@ def times(kind: str, options: argparse.Namespace) -> int:
     on_cpu = options.device == "cpu"
     if kind == "at_step":
         return options.steps_per_dispatch or (2 if on_cpu else 65)
+    if kind == "hessian":
+        return options.times or (5 if on_cpu else 50)
     return options.times or (1 if on_cpu else FULL)
 
 

@@ -35,6 +35,7 @@ def run(workload: dict[str, Any]) -> Job:
         "pgd": pgd,
         "average_case": average_case,
         "worst_case": worst_case,
+        "hessian": hessian,
     }
     with jax.default_matmul_precision("highest" if asked.full_precision else "default"):
         call = jobs[asked.kind](asked)
@@ -53,7 +54,7 @@ def run(workload: dict[str, Any]) -> Job:
     on_host = device.platform == "cpu"
     return Job(
         call_precisely,
-        units=asked.times if asked.kind == "at_step" else 1,
+        units=asked.times if asked.kind in ("at_step", "hessian") else 1,
         about=about,
         device_peak=None if on_host else lambda: device.memory_stats()["peak_bytes_in_use"],
     )
@@ -176,6 +177,28 @@ def worst_case(asked: Workload, **changed: Any) -> Callable[[], float]:
         "weight_step_size": given.WEIGHT_STEP_SIZE,
     }
     return _flatness(asked, rfm.flatness.worst_case, settings | changed)
+
+
+def hessian(asked: Workload) -> Callable[[], float]:
+    """lambda_max of Loss on one batch by `asked.times` Hessian-vector products."""
+    mesh = make_mesh(asked.batch)
+    model, params, batch_stats = network(asked)
+    params, batch_stats = replicate((params, batch_stats), mesh)
+    apply_fn, (x, y) = models.apply_fn(model, batch_stats), inputs(asked)
+
+    def call() -> float:
+        return rfm.flatness.extreme_eigenvalues(
+            apply_fn,
+            params,
+            x,
+            y,
+            jax.random.key(1),
+            products=asked.times,
+            batch_size=asked.batch,
+            place=lambda tree: shard(tree, mesh),
+        ).largest.value
+
+    return call
 
 
 def _flatness(

@@ -37,6 +37,7 @@ def run(workload: dict[str, Any]) -> Job:
         "pgd": evaluation,
         "average_case": average_case,
         "worst_case": worst_case,
+        "hessian": hessian,
     }
     about = {
         "device": f"CPU, {torch.get_num_threads()} threads",
@@ -53,7 +54,7 @@ def run(workload: dict[str, Any]) -> Job:
 
     return Job(
         call_and_wait,
-        units=asked.times if asked.kind == "at_step" else 1,
+        units=asked.times if asked.kind in ("at_step", "hessian") else 1,
         about=about,
         device_peak=torch.cuda.max_memory_allocated if on_device else None,
     )
@@ -237,5 +238,40 @@ def worst_case(
     def call() -> Tensor:
         found, means = zip(*(losses_of_restart() for _ in range(asked.times)), strict=True)
         return torch.stack(found)[torch.stack(means).argmax()].mean()
+
+    return call
+
+
+def hessian(asked: Workload, about: dict[str, str]) -> Callable[[], Tensor]:
+    """lambda_max of Loss on one batch by Lanczos' method, re-orthogonalised.
+
+    The gradient's graph is made anew for each product, as it must be where batches are
+    streamed.
+    """
+    model, (x, y) = network(asked), inputs(asked)
+    weights = list(model.requires_grad_(True).parameters())
+    sizes = [w.numel() for w in weights]
+
+    def product(vector: Tensor) -> Tensor:
+        loss = functional.cross_entropy(model(x), y)
+        gradient = torch.autograd.grad(loss, weights, create_graph=True)
+        parts = [v.view_as(w) for v, w in zip(vector.split(sizes), weights, strict=True)]
+        slope = sum((g * v).sum() for g, v in zip(gradient, parts, strict=True))
+        return torch.cat([h.flatten() for h in torch.autograd.grad(slope, weights)])
+
+    def call() -> Tensor:
+        signs = torch.randint(2, (sum(sizes),), device=x.device)
+        vector = (2 * signs - 1).to(x.dtype)
+        basis, matrix = [], torch.zeros(asked.times, asked.times, dtype=torch.float64)
+        for column in range(asked.times):
+            basis.append(vector / vector.norm())
+            vector = product(basis[-1])
+            known = torch.stack(basis)
+            along = known @ vector
+            matrix[: column + 1, column] = along.double()
+            matrix[column, : column + 1] = along.double()
+            vector = vector - along @ known
+            vector = vector - (known @ vector) @ known
+        return torch.linalg.eigvalsh(matrix)[-1]
 
     return call

@@ -28,9 +28,10 @@ class Workload:
     """One computation at one size.
 
     Attributes:
-      kind: "at_step", "pgd", "average_case" or "worst_case".
+      kind: "at_step", "pgd", "average_case", "worst_case" or "hessian".
       width: of ResNet-18.
-      times: steps per dispatch, restarts, weight samples, restarts: what `kind` repeats.
+      times: steps per dispatch, restarts, weight samples, restarts, products: what `kind`
+        repeats.
       batch: examples.
       steps: of the attack.
       dtype: of the computation, "float32", "bfloat16", or "float64" (weights, too) to check.

@@ -1,5 +1,6 @@
 """What tests share: simulated devices, real images, float64, a slow reference in NumPy."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -166,3 +167,42 @@ class TanhNetwork:
 @pytest.fixture(scope="session")
 def tanh_network() -> type[TanhNetwork]:
     return TanhNetwork
+
+
+@pytest.fixture(scope="session")
+def trained_network(
+    cifar10, tmp_path_factory
+) -> Callable[[str], tuple[Any, Any, np.ndarray, np.ndarray]]:
+    """`trained_network(adversary)`: a small network that fits 128 training images, and 32 of these.
+
+    Returns its ``apply_fn``, parameters, images and labels. The middle of the images, 16 by
+    16 pixels, for the sake of time.
+    """
+    from rfm.configs import base
+
+    from rfm.training import build, loop
+    from rfm.training.checkpoint import Checkpoints
+
+    data = tmp_path_factory.mktemp("data") / "middle.npz"
+    middle = {k: v[:128, 8:24, 8:24] if k[0] == "x" else v[:128] for k, v in cifar10.items()}
+    np.savez(data, **middle)
+
+    @functools.cache
+    def train(adversary: str):
+        config = base.get_config()
+        config.data.update(source=str(data), flip=False, crop=0)
+        config.model.update(name="resnet8", width=8)
+        config.adversary.update(name=adversary, steps=3, step_size=0.015)
+        config.optimiser.milestones = (50,)
+        config.train.update(epochs=60, batch_size=64, snapshot_every=60, steps_per_dispatch=120)
+        config.validation.update(examples=16, steps=1, restarts=1)
+        run, workdir = build.build(config), tmp_path_factory.mktemp(adversary)
+        loop.train(run, workdir)
+        with Checkpoints(workdir / "checkpoints", snapshot_steps=120, read_only=True) as stored:
+            state = stored.restore(run.total_steps, run.initial_state())
+        state = jax.device_get(state)
+        x = run.dataset.train_images[:32].astype(np.float32) / 255
+        y = np.asarray(run.dataset.train_labels[:32])
+        return run.apply_fn(state.batch_stats), state.params, x, y
+
+    return train

@@ -2,7 +2,7 @@
 
 `write_report` turns a working directory into::
 
-    report.html            figures inside, no scripts, nothing fetched
+    report.html            figures inside, nothing fetched; a script only for a 3-D surface
     report/table.csv       the table for a spreadsheet, unrounded
     report/table.md        the table for a README
     report/figures/        every figure as PNG and SVG
@@ -24,7 +24,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from rfm.errors import UserError
-from rfm.reporting import figures, gallery, landscapes, protocol, scatter, style
+from rfm.reporting import figures, gallery, landscapes, protocol, scatter, style, surface3d
 from rfm.reporting.records import AdversarialExamples, Record, latest
 from rfm.reporting.run import Run, read_run
 from rfm.reporting.summary import summary
@@ -84,6 +84,7 @@ def render(run: Run, results: ResultsTable | None, svgs: Mapping[str, str]) -> s
     files = importlib.resources.files(__package__)
     template = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
     examples = _examples(run)
+    surface_3d = surface3d.interactive(run.records)
     shared, own = protocol.comparison(_protocol_records(run))
     return template.render(
         run=run,
@@ -97,6 +98,7 @@ def render(run: Run, results: ResultsTable | None, svgs: Mapping[str, str]) -> s
         own=own,
         config=json.dumps(run.config, indent=2, default=str) if run.config else None,
         colours=style.COLOURS,
+        surface_3d=Markup(surface_3d) if surface_3d else None,
     )
 
 

@@ -106,7 +106,10 @@ def test_landscapes_are_drawn_also_beside_others(measured, quick_rfm, tmp_path):
     assert (result.status, result.err) == (0, ""), result
     report = quick_rfm("report", "--workdir", measured)
     assert report.status == 0, report
-    assert "Landscapes" in (measured / "report.html").read_text()
+    page = (measured / "report.html").read_text()
+    assert "Landscapes" in page
+    assert 'id="surface-3d"' in page
+    assert "src=" not in page.replace("data-src=", "").split("<script")[0], "nothing is fetched"
 
 
 def test_a_run_compared_with_itself_is_equal(measured, quick_rfm, tmp_path):
