@@ -78,7 +78,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
         found = autoattack(
             logits_fn, x, y, jax.random.key(options.seed), threat=ball,
             version=ENSEMBLE if name == ENSEMBLE else (STAGES[name](ball),),
-            batch_size=[options.batch_size * quarters // 4 for quarters in (4, 3, 2, 1)],
+            batch_size=[options.batch_size * eighths // 8 for eighths in range(1, 9)],
             place=lambda batch: shard(batch, mesh), on_progress=lap,
         )  # fmt: skip
         seconds = time.perf_counter() - start

@@ -80,7 +80,7 @@ def autoattack(
     *,
     threat: Threat,
     version: str | tuple[Stage, ...] = "standard",
-    batch_size: int | Sequence[int] = (128, 96, 64, 32),
+    batch_size: int | Sequence[int] = range(16, 129, 16),
     place: Place = jax.device_put,
     progress: Progress | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,

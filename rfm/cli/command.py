@@ -133,13 +133,7 @@ class Command:
                     yield Subject.of_state(run, state, str(step), snapshot=True)
 
     def rescaled(self, run: Run, factor: float) -> Subject:
-        """The checkpoint asked for, its convolutions multiplied by `factor`.
-
-        Raises:
-          UserError: it is an exported model, which does not say what its layers are.
-        """
-        if self.config.model.exported:
-            raise UserError("--rescale: an exported model does not say which layers these are")
+        """The checkpoint asked for, its convolutions multiplied by `factor`."""
         with self.checkpoints(run) as checkpoints:
             step = _which(self.arguments.checkpoint, run, self.workdir, checkpoints.steps())
             state = checkpoints.restore(step, run.initial_state())
@@ -194,6 +188,18 @@ class Command:
     def show_table(self) -> None:
         table = reporting.table(reporting.read_run(self.workdir).records)
         self.show(table and table.to_rich())
+
+    def step(self, run: Run) -> int:
+        """Of the checkpoint asked for."""
+        if self.config.model.exported:
+            return 0
+        with self.checkpoints(run) as checkpoints:
+            return _which(self.arguments.checkpoint, run, self.workdir, checkpoints.steps())
+
+    def records_at(self, step: int) -> tuple[reporting.Record, ...]:
+        """All records of one checkpoint."""
+        records = reporting.read_run(self.workdir).records
+        return tuple(record for record in records if record.step == step)
 
     def show(self, table: Any) -> None:
         """Prints a table of rich, if there is one."""

@@ -1,6 +1,7 @@
 """What each verb does; the flags are in `rfm.cli.parser`."""
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from rfm.errors import UserError, did_you_mean
 from rfm.evaluation.attack import ATTACKS, AUTOATTACKS, attack_line, attack_tasks, saved_task
 from rfm.evaluation.check import check_measures
 from rfm.evaluation.compare import compare
-from rfm.evaluation.measure_curvature import curvature_task
+from rfm.evaluation.measure_curvature import curvature_task, density_task
 from rfm.evaluation.measure_flatness import flatness_task
 from rfm.evaluation.measure_landscape import KINDS, LOSSES, landscape_task
 from rfm.evaluation.tasks import Subject
@@ -64,11 +65,13 @@ def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
         raise UserError("--rescale: the factors must be positive")
     for case in ("average", "worst"):
         numbers(arguments, f"{case}_radii")  # wrong ones are told before anything is measured
+    if factors and command.config.model.exported:
+        raise UserError("--rescale: an exported model does not say which layers these are")
     run = command.build()
     command.measure(run, autoattack=False, flatness=True)
     for factor in factors:
         _measure_rescaled(command, command.rescaled(run, factor))
-    records = reporting.read_run(command.workdir).records
+    records = command.records_at(command.step(run))
     command.show_table()
     command.show(variants.radii(records))
     if factors:
@@ -118,9 +121,11 @@ def _curvature(arguments: argparse.Namespace, stop: Stop) -> int:
     for subject in command.subjects(run):
         with Bars(command.console) as bars:
             names = ("loss", "rloss") if arguments.rloss else ("loss",)
-            tasks = [curvature_task(subject, name, density=arguments.density) for name in names]
+            tasks = [curvature_task(subject, name) for name in names]
+            if arguments.density:
+                tasks += [density_task(subject, name) for name in names]
             command.carry_out(tasks, bars)
-    command.show(variants.curvature(reporting.read_run(command.workdir).records))
+        command.show(variants.curvature(command.records_at(subject.step)))
     return 0
 
 
@@ -138,7 +143,11 @@ def _landscape(arguments: argparse.Namespace, stop: Stop) -> int:
         with Bars(command.console) as bars:
             tasks = [landscape_task(subject, kind, name) for kind in kinds for name in names]
             command.carry_out(tasks, bars)
-    drawn = [reporting.read_run(command.workdir), *others]
+    mine = reporting.read_run(command.workdir)
+    drawn = [dataclasses.replace(mine, records=command.records_at(subject.step)), *others]
+    for place, other in zip(runs, others, strict=True):
+        if not any(record.kind == "landscape" for record in other.records):
+            command.warn(f"{place} has no landscapes yet; rfm landscape makes them")
     for path in landscapes.write(drawn, [command.workdir, *runs], command.workdir):
         command.say(f"drawn: {path.resolve()}")
     return 0
@@ -152,7 +161,12 @@ def _compare(arguments: argparse.Namespace, stop: Stop) -> int:
     table = Table(box=rich.box.SIMPLE_HEAD, caption_justify="left")
     for title in ("", "first", "second", "difference", f"{arguments.level:.0%} interval"):
         table.add_column(title, justify="right" if title else "left")
-    notes = [f"First: {places[0]}. Second: {places[1]}.", "* The interval excludes zero."]
+    notes = [
+        f"First: {places[0]}. Second: {places[1]}.",
+        f"* The interval excludes zero; one in {1 / (1 - arguments.level):.0f} does by chance.",
+        "Intervals are over examples and weight draws, given these two networks: training again"
+        " would move both.",
+    ]
     for row in found:
         cells = [row.label, *(f"{value:.4g}" for value in row.values)]
         if row.interval is None:

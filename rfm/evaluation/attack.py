@@ -213,9 +213,9 @@ def _results(found: EnsembleResult) -> dict[str, Any]:
 
 
 def _sizes(batch_size: int, devices: int) -> tuple[int, ...]:
-    """What the config says, and about three, two and one quarter of it for few examples."""
-    quarter = -(-batch_size // (4 * devices)) * devices
-    return (batch_size, *range(quarter, batch_size, quarter))
+    """What the config says, and multiples of about an eighth of it for few examples."""
+    eighth = -(-batch_size // (8 * devices)) * devices
+    return (*range(eighth, batch_size, eighth), batch_size)
 
 
 def _share_done(stages: tuple[Stage, ...], progress: Progress, classes: int) -> float:

@@ -68,7 +68,8 @@ def _records(workdir: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(workdir.glob("records/*/*.json")):
         try:
             record = json.loads(path.read_text())
-            if not record["snapshot"] and record["kind"] in ("evaluation", "attack", "flatness"):
+            plain = not record["snapshot"] and not record.get("variant", "").startswith("scaled")
+            if plain and record["kind"] in ("evaluation", "attack", "flatness"):
                 found[record["name"]] = record
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the report names damaged files
@@ -86,8 +87,8 @@ def _compare(
 ) -> Iterator[Comparison]:
     if name.startswith("flatness"):
         label = f"{a['case']}-case flatness of {_LOSSES[a['loss']]}{_rest(name, a)}, {a['split']}"
-        problem = _difference(a["protocol"], b["protocol"])
         values = (_number(a, "flatness"), _number(b, "flatness"))
+        problem = _difference(a["protocol"], b["protocol"]) or _not_finite(np.array(values))
         interval = None if problem else difference(_flatness(a), _flatness(b), level=level)
         yield Comparison(label, values, interval, problem)
         return
@@ -98,9 +99,9 @@ def _compare(
         if field in _RIGHT:
             one, other = 1 - one, 1 - other
         suffix = f" ({a['attack']})" if name.startswith("attack") else ""
-        problem = _difference(a["protocol"], b["protocol"])
+        problem = _difference(a["protocol"], b["protocol"]) or _not_finite(one, other)
         interval = None if problem else mean_difference(one, other, level=level)
-        label = f"{title}{suffix}, {a['split']}"
+        label = f"{title}{suffix}, first {len(one)} {a['split']}"
         yield Comparison(label, (float(one.mean()), float(other.mean())), interval, problem)
 
 
@@ -127,6 +128,11 @@ def _flatness(record: Mapping[str, Any]) -> Flatness:
     samples = np.atleast_2d(_array(per_example["perturbed"]))
     share = per_example.get("share_draws", record["protocol"]["batch_size"])
     return Flatness(samples, _array(per_example["reference"]), int(share))
+
+
+def _not_finite(*values: np.ndarray) -> str:
+    finite = all(np.isfinite(value).all() for value in values)
+    return "" if finite else "a loss is not finite"
 
 
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> str:

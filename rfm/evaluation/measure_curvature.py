@@ -1,10 +1,11 @@
 """The records ``curvature-LOSS-test``: extreme eigenvalues of the Hessian, Table A.
 
-For RLoss the Hessian is taken at adversarial examples that are held fixed. With the
-spectral density a record holds its nodes and weights, too.
+For RLoss the Hessian is taken at adversarial examples that are held fixed. The spectral density
+is a record of its own, ``density-LOSS-test``, with its nodes and weights.
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,14 +20,26 @@ from rfm.evaluation.tasks import Subject, Task, Tell, key_for
 from rfm.flatness.curvature import LeafPredicate, all_leaves, several_dimensions
 from rfm.training.build import attack
 
+Measure = Callable[[tuple[Any, ...], Mapping[str, Any], int], dict[str, Any]]
+
 LEAVES: dict[str, LeafPredicate] = {
     "all": all_leaves,
     "several_dimensions": several_dimensions,
 }
 
 
-def curvature_task(subject: Subject, loss: str, *, density: bool = False) -> Task:
+def curvature_task(subject: Subject, loss: str) -> Task:
     """lambda_max, lambda_min and their ratio for "loss" or "rloss" on test examples."""
+    return _task(subject, f"curvature-{loss}-test", loss, _extremes, {})
+
+
+def density_task(subject: Subject, loss: str) -> Task:
+    """The spectral density for "loss" or "rloss" on test examples."""
+    probes = subject.run.config.curvature.probes
+    return _task(subject, f"density-{loss}-test", loss, _density, {"probes": probes})
+
+
+def _task(subject: Subject, name: str, loss: str, measure: Measure, more: dict[str, Any]) -> Task:
     run, section = subject.run, subject.run.config.curvature
     count, products = section.examples, section.products
     if subject.snapshot:
@@ -43,20 +56,31 @@ def curvature_task(subject: Subject, loss: str, *, density: bool = False) -> Tas
         "seed": section.seed,
         "leaves": section.leaves,
         "products": products,
-        "probes": section.probes if density else 0,
         "attack": records.describe_attack(settings),
+        **more,
     }
-    record = subject.record("curvature", f"curvature-{loss}-test", "test", protocol)
-    compute = functools.partial(_measure, subject, examples, settings, products, density)
+    record = subject.record("curvature", name, "test", protocol)
+    options = {
+        "leaves": LEAVES[section.leaves],
+        "products": products,
+        "batch_size": run.config.evaluation.batch_size,
+        "place": subject.place,
+        **more,
+    }
+    compute = functools.partial(_measure, subject, examples, settings, measure, options)
     return Task({**record, "loss": loss}, compute, count)
 
 
 def _measure(
-    subject: Subject, examples: Examples, settings: Any, products: int, density: bool, tell: Tell
+    subject: Subject,
+    examples: Examples,
+    settings: Any,
+    measure: Measure,
+    options: Mapping[str, Any],
+    tell: Tell,
 ) -> dict[str, Any]:
     config = subject.run.config
-    section, size = config.curvature, config.evaluation.batch_size
-    key, count = key_for(section.seed, "curvature"), len(examples.labels)
+    seed, count = config.curvature.seed, len(examples.labels)
     x = np.asarray(to_float(examples.images))
     with jax.default_matmul_precision(config.evaluation.matmul_precision):
         if settings is not None:
@@ -64,37 +88,41 @@ def _measure(
                 subject.logits_fn,
                 examples.images,
                 examples.labels,
-                key_for(section.seed, "curvature-attack"),
+                key_for(seed, "curvature-attack"),
                 attack=settings,
                 keep=count,
-                batch_size=size,
+                batch_size=config.evaluation.batch_size,
                 place=subject.place,
             ).x
-        where = (subject.apply_fn, subject.params, x, examples.labels, key)
-        options = {"leaves": LEAVES[section.leaves], "products": products, "batch_size": size}
-        found = flatness.extreme_eigenvalues(*where, **options, place=subject.place)
-        spectrum = None
-        if density:
-            spectrum = flatness.spectral_density(
-                *where, **options, probes=section.probes, place=subject.place
-            )
+        where = (subject.apply_fn, subject.params, x, examples.labels, key_for(seed, "curvature"))
+        found = measure(where, options, count)
     tell(count)
-    values: dict[str, Any] = {
-        "lambda_max": _value(found.largest.value, count, residual=found.largest.residual),
-        "lambda_min": _value(found.smallest.value, count, residual=found.smallest.residual),
-        "convexity": _value(found.convexity, count),
-    }
-    result: dict[str, Any] = {"values": values, "per_example": {}}
-    if spectrum is not None:
-        mean, error = spectrum.mean_of(lambda values: values)
-        trace = mean * spectrum.dimension
-        values["trace"] = _value(trace, count) | {"standard_error": error * spectrum.dimension}
-        result["density"] = {
-            "nodes": spectrum.nodes.tolist(),
-            "weights": spectrum.weights.tolist(),
-            "dimension": spectrum.dimension,
+    return {"per_example": {}, **found}
+
+
+def _extremes(where: tuple[Any, ...], options: Mapping[str, Any], count: int) -> dict[str, Any]:
+    found = flatness.extreme_eigenvalues(*where, **options)
+    return {
+        "values": {
+            "lambda_max": _value(found.largest.value, count, residual=found.largest.residual),
+            "lambda_min": _value(found.smallest.value, count, residual=found.smallest.residual),
+            "convexity": _value(found.convexity, count),
         }
-    return result
+    }
+
+
+def _density(where: tuple[Any, ...], options: Mapping[str, Any], count: int) -> dict[str, Any]:
+    found = flatness.spectral_density(*where, **options)
+    mean, error = found.mean_of(lambda values: values)
+    trace = _value(mean * found.dimension, count)
+    return {
+        "values": {"trace": trace | {"standard_error": error * found.dimension}},
+        "density": {
+            "nodes": found.nodes.tolist(),
+            "weights": found.weights.tolist(),
+            "dimension": found.dimension,
+        },
+    }
 
 
 def _value(value: float, count: int, **more: float) -> dict[str, Any]:

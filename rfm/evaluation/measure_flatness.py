@@ -60,7 +60,7 @@ def flatness_task(
       case: "average" or "worst".
       loss: "loss" or "rloss".
       radius: another one than the config's (Fig. E); then the record's name says it. At 0
-        the value is what the reference's attack finds more than this one.
+        the value is 0 or below: what this attack finds less than the reference's.
     """
     split, count = evaluated["split"], evaluated["protocol"]["examples"]["count"]
     robust, section = loss == "rloss", subject.run.config.flatness
@@ -78,6 +78,8 @@ def flatness_task(
     else:
         protocol["threat"] = records.describe_threat(settings["threat"])
     record = subject.record("flatness", f"flatness-{case}-{loss}-{split}{suffix}", split, protocol)
+    if suffix:
+        record["variant"] = f"{record['variant']}{suffix}".removeprefix("-")
     measure = flatness.average_case if case == "average" else flatness.worst_case
     reference = np.array(evaluated["per_example"][loss], np.float64)  # null becomes NaN
     return Task(

@@ -1,8 +1,8 @@
 """The records ``landscape-KIND-LOSS-test`` and ``surface-LOSS-test`` (Section C).
 
 Kinds are "random" directions (the mean over them counts), "adversarial" ones (the
-maximum) and the "hessian" eigenvector of lambda_max. A record holds the mean loss at every
-step of every direction, and how long the directions are.
+maximum; each loss has its own) and the "hessian" eigenvector of lambda_max of Loss. A record
+holds the mean loss at every step of every direction, and how long the directions are.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def landscape_task(subject: Subject, kind: str, loss: str) -> Task:
     if adversarial:
         protocol["worst"] = dict(config.flatness.worst)
     if kind == "hessian":
-        protocol["curvature"] = {k: config.curvature[k] for k in ("leaves", "products", "seed")}
+        protocol["curvature"] = {k: config.curvature[k] for k in ("leaves", "products")}
     name = f"surface-{loss}-test" if kind == "surface" else f"landscape-{kind}-{loss}-test"
     record = subject.record("landscape", name, "test", protocol)
     compute = functools.partial(
@@ -143,12 +143,12 @@ def _directions(
         )
         return [ball.direction(found.largest.vector, params)]
     worst = config.flatness.worst
-    count = len(x) - len(x) % subject.run.mesh.size or len(x)  # one batch, cut over devices
+    devices = subject.run.mesh.size
     directions = flatness.adversarial_directions(
         subject.apply_fn,
         params,
-        x[:count],
-        y[:count],
+        x,
+        y,
         key,
         ball=dataclasses.replace(ball, radius=worst.radius),
         threat=None if settings is None else settings.threat,
@@ -156,13 +156,14 @@ def _directions(
         restarts=number,
         input_step_size=worst.input_step_size,
         weight_step_size=worst.weight_step_size,
-        place=subject.place if count % subject.run.mesh.size == 0 else jax.device_put,
+        batch_size=-(-len(x) // devices) * devices,
+        place=subject.place,
     )
     return [ball.direction(direction, params) for direction in directions]
 
 
 def _results(paths: list[Landscape], kind: str) -> dict[str, Any]:
-    middle = len(paths[0].steps) // 2
+    middle = int(np.argmin(np.abs(paths[0].steps)))
     at = paths[0].losses[middle, middle] if kind == "surface" else paths[0].losses[middle]
     return {
         "values": {"middle": estimate(at)},

@@ -115,6 +115,7 @@ class Subject:
             "epoch": self.step / self.run.steps_per_epoch,
             "checkpoint": self.checkpoint,
             "snapshot": self.snapshot,
+            "variant": self.suffix.removeprefix("-"),
             "split": split,
             "protocol": {
                 **protocol,

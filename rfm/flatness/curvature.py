@@ -4,10 +4,10 @@ The Hessian of the mean loss is never formed. Its products with vectors,
 
     H v = d/dw <d/dw L(w), v>,
 
-are derivatives in reverse over reverse, summed batch by batch, so that memory does not grow
-with the number of examples. Lanczos' method with full re-orthogonalisation (matfree) turns
-some dozens of them into a small tridiagonal matrix, whose extreme eigenvalues are close to
-those of the Hessian, and whose eigenvectors say how close (`Eigenpair.residual`).
+are derivatives in reverse over reverse, summed batch by batch: memory holds the inputs of all
+examples, but the activations of one batch only. Lanczos' method with full re-orthogonalisation
+(matfree) turns some dozens of them into a small tridiagonal matrix, whose extreme eigenvalues
+are close to those of the Hessian, and whose eigenvectors say how close (`Eigenpair.residual`).
 
 Eigenvalues are *not* invariant to rescaling the network (Section E of the supplement); they
 are here because Table A and Fig. C have them. For RLoss give adversarial examples as inputs:
@@ -69,8 +69,9 @@ class Eigenvalues(NamedTuple):
 
     @property
     def convexity(self) -> float:
-        """``|lambda_min| / |lambda_max|``, Table A."""
-        return abs(self.smallest.value) / abs(self.largest.value)
+        """``|lambda_min| / |lambda_max|``, Table A; NaN if the Hessian is 0."""
+        largest = abs(self.largest.value)
+        return abs(self.smallest.value) / largest if largest else float("nan")
 
 
 class SpectralDensity(NamedTuple):
@@ -185,7 +186,8 @@ def spectral_density(
         matrix = np.asarray(small, np.float64)
         matrix, _ = _without_breakdown(matrix, float(jnp.finfo(start.dtype).eps))
         values, vectors = np.linalg.eigh(matrix)
-        nodes[probe, : len(values)], weights[probe, : len(values)] = values, vectors[0] ** 2
+        nodes[probe], weights[probe, : len(values)] = values[-1], vectors[0] ** 2
+        nodes[probe, : len(values)] = values
     return SpectralDensity(nodes, weights, int(start.size))
 
 
@@ -220,6 +222,7 @@ def _tridiagonal(
     def product(vector: Array, params: Params, apply_fn: Any, data: _Data) -> Array:
         return _hessian_product(apply_fn, params, data, vector, leaves)
 
+    data = jax.tree.map(lambda v: jnp.moveaxis(v, 1, 0), data)  # batches first, to scan over
     lanczos = decomp.tridiag_sym(count, reortho="full", custom_vjp=False)
     found = lanczos(product, start, params, apply_fn, data)
     return found.Q_tall, found.J_small, found.residual
@@ -228,7 +231,7 @@ def _tridiagonal(
 def _hessian_product(
     apply_fn: Any, params: Params, data: _Data, vector: Array, leaves: LeafPredicate
 ) -> Array:
-    """``H v`` of the mean loss, batch by batch."""
+    """``H v`` of the mean loss, batch by batch (the first axis of `data`)."""
     direction = _as_tree(vector, params, leaves)
 
     def slope(params: Params, batch: _Data) -> Array:
@@ -243,8 +246,7 @@ def _hessian_product(
     def add(sum_so_far: Array, batch: _Data) -> tuple[Array, None]:
         return sum_so_far + _as_vector(jax.grad(slope)(params, batch), leaves), None
 
-    by_batch = jax.tree.map(lambda v: jnp.moveaxis(v, 1, 0), data)
-    summed, _ = jax.lax.scan(add, jnp.zeros_like(vector), by_batch)
+    summed, _ = jax.lax.scan(add, jnp.zeros_like(vector), data)
     return summed / data.valid.sum()
 
 

@@ -156,7 +156,9 @@ def _losses_at(
     """Losses at ``params + sum_i point_i * direction_i``, a dispatch for each batch."""
     apply_fn, keys = as_partial(apply_fn), example_keys(key, len(x))
     images, labels = np.asarray(x), np.asarray(y)
-    compiled = attack is None or loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
+    compiled = attack is None or attack.compiled
+    if compiled is None:
+        compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
     loss_at = _loss_compiled if compiled else _loss_at
     cut = list(batches(len(x), batch_size))
     placed = [place((images[b.indices], labels[b.indices], keys[b.indices])) for b in cut]

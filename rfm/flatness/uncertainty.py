@@ -5,8 +5,9 @@ bootstrap draws both anew, with replacement, within each batch that shares weigh
 takes quantiles of the values. Two models are compared on the same examples: these are
 resampled together, so that what makes an example hard for both cancels.
 
-Resampling both ways counts what draws and examples have to do with each other twice: the
-intervals err on the wide side.
+With few draws a plain bootstrap is too narrow (of S draws it has (S - 1) / S of the variance), so
+the shares' deviations are stretched by ``sqrt(S / (S - 1))``, for examples likewise. What draws
+and examples have to do with each other counts more than once; that errs on the wide side.
 """
 
 from typing import NamedTuple
@@ -34,7 +35,7 @@ class Interval(NamedTuple):
     @property
     def excludes_zero(self) -> bool:
         """Is the sign certain, at this level?"""
-        return not self.low <= 0 <= self.high
+        return self.low > 0 or self.high < 0
 
 
 def interval(
@@ -100,8 +101,8 @@ def _check(level: float, resamples: int) -> None:
 
 
 def _examples(found: Flatness, resamples: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """How often each example is drawn, over its number: shape (resamples, n) per batch."""
-    return [_counts(samples.shape[1], resamples, rng) for samples, _ in found.batches()]
+    """The share of each example in each resample: shape (resamples, n) per batch."""
+    return [_shares(samples.shape[1], resamples, rng) for samples, _ in found.batches()]
 
 
 def _resampled(
@@ -111,15 +112,18 @@ def _resampled(
     total: np.ndarray = np.zeros(len(examples[0]))
     for (samples, reference), shares in zip(found.batches(), examples, strict=True):
         draws, n = samples.shape
-        by_example = _counts(draws, len(shares), rng) @ samples - reference
+        by_example = _shares(draws, len(shares), rng) @ samples - reference
         total += n / found.reference_losses.size * (shares * by_example).sum(1)
     return total
 
 
-def _counts(n: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def _shares(n: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of n is drawn in n draws, over n; stretched, see the module. Rows add to 1."""
     if n == 1:
         return np.ones((resamples, 1))
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    stretched: np.ndarray = 1 / n + (drawn - 1 / n) * np.sqrt(n / (n - 1))
+    return stretched
 
 
 def _quantiles(value: float, values: np.ndarray, level: float) -> Interval:

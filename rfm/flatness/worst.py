@@ -136,10 +136,10 @@ def worst_case(
         found = [
             climb(
                 ascent, apply_fn, params, images, labels, valid, batch_key, example_key, r, compiled
-            )
+            )[:2]
             for r in range(restarts)
         ]
-        losses_found, means = zip(*jax.device_get([f[:2] for f in found]), strict=True)
+        losses_found, means = zip(*jax.device_get(found), strict=True)
         worst = losses_found[int(np.argmax(means))]
         done.append(np.asarray(worst, np.float64)[batch.valid])
         on_batch(sum(map(len, done)))
@@ -159,12 +159,14 @@ def adversarial_directions(
     restarts: int = 10,
     input_step_size: float = 0.007,
     weight_step_size: float = 0.001,
+    batch_size: int | None = None,
     place: Place = jax.device_put,
 ) -> list[Params]:
     """The weight perturbations that `worst_case` finds on one batch, one for each restart.
 
-    Arguments as in `worst_case`; all of `x` is one batch. For landscapes (Section C), see
-    `RelativeBall.direction` for their length.
+    Arguments as in `worst_case`, except that all of `x` is one batch, filled up to
+    `batch_size` (for `place`). For landscapes (Section C); `RelativeBall.direction` gives
+    them their length.
 
     Raises:
       ValueError: `steps` is negative or `restarts` is not positive.
@@ -172,18 +174,18 @@ def adversarial_directions(
     if steps < 0 or restarts < 1:
         raise ValueError(f"need steps >= 0 and restarts >= 1, got {steps} and {restarts}")
     apply_fn = as_partial(apply_fn)
-    weight_key, input_key = jax.random.split(key)
+    weight_key, input_key, _ = jax.random.split(key, 3)
+    batch_key = jax.random.fold_in(weight_key, 0)
     compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
     ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
     climb = _climb_compiled if compiled else _climb
-    valid, keys = np.ones(len(x), bool), example_keys(input_key, len(x))
-    images, labels, valid, keys = place((x, y, valid, keys))
-    return [
-        climb(ascent, apply_fn, params, images, labels, valid, weight_key, keys, restart, compiled)[
-            2
-        ]
-        for restart in range(restarts)
-    ]
+    (batch,) = batches(len(x), max(batch_size or 0, len(x)))
+    rows, keys = batch.indices, example_keys(input_key, len(x))
+    filled = (np.asarray(x)[rows], np.asarray(y)[rows], batch.valid, keys[rows])
+    images, labels, valid, keys = place(filled)
+    data = (images, labels, valid, batch_key, keys)
+    found = (climb(ascent, apply_fn, params, *data, r, compiled) for r in range(restarts))
+    return [nu for _, _, nu in found]
 
 
 def _climb(

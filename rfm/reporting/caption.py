@@ -27,7 +27,7 @@ def caption(records: Sequence[Record]) -> tuple[str, ...]:
     checkpoints: dict[str, list[Record]] = {}
     for record in sorted(records, key=_position):
         checkpoints.setdefault(checkpoint_text(record), []).append(record)
-    lines = ["± is one standard error; – was not measured. Lower is better throughout."]
+    lines = ["± is one standard error; – was not measured. Lower is better (eigenvalues apart)."]
     measured: list[str] = []
     for checkpoint, there in checkpoints.items():
         new = [line for line in _measures(there) if line not in measured]

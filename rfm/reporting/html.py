@@ -67,7 +67,7 @@ def report_figures(run: Run) -> dict[str, Figure]:
 
 def _protocol_records(run: Run) -> list[Record]:
     """Every record of the table, the latest first, and the last snapshots."""
-    results = [record for record in run.records if not record.snapshot]
+    results = [record for record in run.records if not record.snapshot and not record.variant]
     results.sort(key=lambda record: -record.step)
     snapshots = {record.name: record for record in run.records if record.snapshot}
     return results + list(snapshots.values())

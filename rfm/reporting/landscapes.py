@@ -56,7 +56,7 @@ def lines(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
                     colour = style.colour(_COLOURS[number % len(_COLOURS)])
                     _draw(axes, found[0], kind, loss, colour, name if len(runs) > 1 else "")
         axes.set_title(_KINDS[kind])
-        axes.set_xlabel(_x_label(_of(runs[0], kind, "rloss", "loss")))
+        axes.set_xlabel(_x_label([_of(run, kind, "rloss", "loss") for run in runs]))
     panels[0].set_ylabel("cross-entropy (nats)")
     style.legend_below(figure)
     return figure
@@ -74,7 +74,11 @@ def surfaces(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
         return None
     figure = Figure(figsize=(4.2 * len(found) + 0.8, 3.9), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
-    low, high = np.quantile([data.losses[0] for _, data in found], [0, 0.95])
+    values = np.concatenate([data.losses[0].ravel() for _, data in found])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [0, 0.95])
     levels = np.linspace(low, max(high, low + 1e-6), 15)
     for axes, (name, data) in zip(panels, found, strict=True):
         drawn = axes.contourf(
@@ -90,8 +94,9 @@ def surfaces(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
 
 
 def _of(run: Run, kind: str, *losses: str) -> list[LandscapeData]:
-    """What a run has of a kind, for the first loss first."""
-    by_name: dict[str, Record] = {record.name: record for record in latest(run.records)}
+    """What a run has of a kind, for the first loss first; the latest checkpoint's."""
+    found = [r for r in run.records if r.kind == "landscape" and not r.snapshot]
+    by_name: dict[str, Record] = {record.name: record for record in latest(found)}
     prefix = "surface" if kind == "surface" else f"landscape-{kind}"
     records = (by_name.get(f"{prefix}-{loss}-test") for loss in losses)
     return [record.landscape for record in records if record and record.landscape]
@@ -109,6 +114,7 @@ def _draw(axes: Axes, data: LandscapeData, kind: str, loss: str, colour: str, na
         )
 
 
-def _x_label(found: Sequence[LandscapeData]) -> str:
-    lengths = np.mean(found[0].lengths) if found else float("nan")
-    return f"step (1: length {lengths:.3g})"
+def _x_label(found: Sequence[Sequence[LandscapeData]]) -> str:
+    """With the mean length of the directions of each run that has some."""
+    lengths = [f"{np.mean(data[0].lengths):.3g}" for data in found if data]
+    return f"step (1: length {', '.join(lengths)})"

@@ -111,6 +111,8 @@ class Record:
       checkpoint: how the weights were asked for, "final", "best" or a step.
       split: "test" or "train".
       snapshot: measured during training under a smaller protocol.
+      variant: what is different from the checkpoint and the config, e.g. "xi-0.25" or
+        "scaled-0.5"; "" for the measures of the table.
       values: what was measured; `protocol`: how; `seconds`: how long it took.
       adversarial: examples to look at, or None.
       landscape: losses along directions, or None.
@@ -129,6 +131,7 @@ class Record:
     seconds: float | None = None
     adversarial: AdversarialExamples | None = None
     landscape: LandscapeData | None = None
+    variant: str = ""
 
     def value(self, key: str) -> Value:
         """The value called `key`, an empty one where it was not measured."""
@@ -215,6 +218,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
             protocol=protocol,
             seconds=finite(entry.get("seconds")),
             adversarial=_adversarial(adversarial, class_names) if adversarial else None,
+            variant=str(entry.get("variant") or ""),
             landscape=_landscape(entry["landscape"]) if entry.get("landscape") else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -229,7 +233,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 
 
 def latest(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The records, snapshots aside, of the checkpoint furthest in training."""
-    final = [record for record in records if not record.snapshot]
+    """The records of the checkpoint furthest in training; no snapshots, no variants."""
+    final = [record for record in records if not record.snapshot and not record.variant]
     step = max((record.step for record in final), default=0)
     return tuple(record for record in final if record.step == step)

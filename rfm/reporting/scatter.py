@@ -37,11 +37,16 @@ def loss_against_flatness(records: Iterable[Record]) -> Figure | None:
             for step, record in sorted(evaluated.items())
             if step in flat and record.epoch is not None
         ]
-        epochs, x, y = zip(*[p for p in points if None not in p], strict=True)
+        complete = [point for point in points if None not in point]
+        if not complete:
+            continue
+        epochs, x, y = zip(*complete, strict=True)
         axes.plot(x, y, color=style.colour("grid"), linewidth=1.0, zorder=1)
         drawn = axes.scatter(x, y, c=epochs, cmap=matplotlib.colormaps["RdYlBu_r"], zorder=2,
                              edgecolor=style.colour("muted"), linewidth=0.6)  # fmt: skip
         axes.set_xlabel(_MEASURES[case])
     panels[0].set_ylabel("RLoss, test")
+    if not any(axes.has_data() for axes in panels):
+        return None
     figure.colorbar(drawn, ax=list(panels), label="epoch")
     return figure

@@ -10,7 +10,8 @@ from rfm.reporting.records import LandscapeData, Record, latest
 
 def interactive(records: Iterable[Record]) -> str | None:
     """The loss over the plane of two directions as a piece of HTML, None without one."""
-    by_name = {record.name: record for record in latest(records)}
+    landscapes = [record for record in records if record.kind == "landscape"]
+    by_name = {record.name: record for record in latest(landscapes)}
     for loss, title in (("rloss", "RLoss"), ("loss", "Loss")):
         record = by_name.get(f"surface-{loss}-test")
         if record is not None and record.landscape is not None:

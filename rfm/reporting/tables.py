@@ -201,6 +201,7 @@ class ResultsTable:
         writer.writerow(CSV_HEADER)
         for measure, cells in self.rows:
             unit = "percent" if measure.percent else "nats"
+            unit = "nats per squared weight" if measure.record.startswith("curvature") else unit
             for column, cell in zip(self.columns, cells, strict=True):
                 if cell.value is None:
                     continue
@@ -257,7 +258,7 @@ def _columns(records: Sequence[Record]) -> tuple[Column, ...]:
 
 def table(records: Iterable[Record]) -> ResultsTable | None:
     """The results of all records that are not snapshots, None if there are none."""
-    records = [record for record in records if not record.snapshot]
+    records = [record for record in records if not record.snapshot and not record.variant]
     if not records:
         return None
     by_place = {(record.step, record.name): record for record in records}

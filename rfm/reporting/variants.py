@@ -1,7 +1,7 @@
 """Tables of what is measured beside the main table: radii, rescaled networks, eigenvalues.
 
-The names of such records have a suffix: "-xi-0.25" at another radius (Fig. E), "-scaled-0.5"
-for a rescaled network (Fig. F).
+Such records are variants: "xi-0.25" at another radius (Fig. E), "scaled-0.5" for a rescaled
+network (Fig. F). The functions take the records of one checkpoint.
 """
 
 import re
@@ -11,7 +11,7 @@ import rich.box
 from rich.table import Table
 
 from rfm.reporting.protocol import radius
-from rfm.reporting.records import Record, Value, latest
+from rfm.reporting.records import Record, Value
 
 _XI = re.compile(r"^flatness-(average|worst)-rloss-test(-xi-.*)?$")
 _SCALED = re.compile(r"-scaled-(.+)$")
@@ -19,18 +19,18 @@ _SCALED = re.compile(r"-scaled-(.+)$")
 
 def radii(records: Iterable[Record]) -> Table | None:
     """Flatness of RLoss by radius (Fig. E), if more than the config's were measured."""
-    found: dict[str, list[tuple[float, Value]]] = {"average": [], "worst": []}
-    for record in latest(records):
+    found: dict[str, dict[float, Value]] = {"average": {}, "worst": {}}
+    for record in records:
         match, xi = _XI.match(record.name), radius(record)
-        if match and xi is not None:
-            found[match[1]].append((xi, record.value("flatness")))
+        if match and xi is not None and not record.snapshot:
+            found[match[1]][xi] = record.value("flatness")
     if not any(len(values) > 1 for values in found.values()):
         return None
     table = _table("Flatness of RLoss by radius (Fig. E), test")
     for title in ("", "ξ", "flatness"):
         table.add_column(title, justify="left" if not title else "right")
     for case, values in found.items():
-        for xi, value in sorted(values):
+        for xi, value in sorted(values.items(), key=lambda item: item[0]):
             table.add_row(f"{case} case", f"{xi:g}", _text(value))
     return table
 
@@ -38,7 +38,7 @@ def radii(records: Iterable[Record]) -> Table | None:
 def rescaled(records: Iterable[Record]) -> Table | None:
     """Errors, flatness and lambda_max of rescaled networks (Fig. F, Table A)."""
     by_factor: dict[float, dict[str, Record]] = {}
-    for record in latest(records):
+    for record in records:
         if match := _SCALED.search(record.name):
             name = record.name.removesuffix(match[0])
             by_factor.setdefault(float(match[1]), {})[name] = record
@@ -68,15 +68,15 @@ def rescaled(records: Iterable[Record]) -> Table | None:
 
 
 def curvature(records: Iterable[Record]) -> Table | None:
-    """Eigenvalues of the latest checkpoint, None if there are none."""
-    found = [record for record in latest(records) if record.kind == "curvature"]
+    """Eigenvalues of the Hessian, None if there are none."""
+    found = [r for r in records if r.name.startswith("curvature") and not r.snapshot]
     if not found:
         return None
     table = _table("Curvature (Table A)")
-    for title in ("", "λmax", "λmin", "|λmin|/|λmax|", "trace", "examples"):
+    for title in ("", "λmax", "λmin", "|λmin|/|λmax|", "examples"):
         table.add_column(title, justify="left" if not title else "right")
     for record in found:
-        keys = ("lambda_max", "lambda_min", "convexity", "trace")
+        keys = ("lambda_max", "lambda_min", "convexity")
         cells = [_text(record.value(key), 4) for key in keys]
         examples = record.value("lambda_max").examples
         table.add_row(_curvature_title(record), *cells, str(examples or "–"))

@@ -287,7 +287,7 @@ WORKDIRS = [
     ],
     refused(
         "train --workdir {old}",
-        "lacks the field",
+        "belongs to another config",
         setup=write("old/config.json", json.dumps({"name": "at"})),
     ),
     refused(

@@ -68,6 +68,11 @@ def test_rescaling_changes_eigenvalues_and_nothing_else(measured):
     assert flat[0] == pytest.approx(flat[1], abs=0.1 * abs(flat[1]) + 0.01)
     largest = [s["curvature-loss-test"]["lambda_max"]["value"] for s in (half, double)]
     assert largest[0] > 4 * largest[1]
+    worst = [
+        record(measured, f"flatness-worst-rloss-test-scaled-{s:g}")["values"]["flatness"]["value"]
+        for s in (0.5, 2)
+    ]
+    assert worst[0] == pytest.approx(worst[1], abs=0.1 * abs(worst[1]) + 0.01)
 
 
 def test_snapshots_have_clean_flatness_and_lambda_max(measured):
@@ -83,15 +88,30 @@ def test_curvature(measured, quick_rfm):
     for loss in ("loss", "rloss"):
         found = record(measured, f"curvature-{loss}-test")
         values = found["values"]
-        assert values["lambda_max"]["value"] > abs(values["lambda_min"]["value"])
+        assert values["lambda_max"]["value"] > values["lambda_min"]["value"]
         assert values["lambda_max"]["residual"] >= 0
-        assert len(found["density"]["nodes"]) == 2
         assert found["protocol"]["products"] == 5
+        density = record(measured, f"density-{loss}-test")
+        assert len(density["density"]["nodes"]) == 2
+        assert density["protocol"]["probes"] == 2
+
+
+def test_variants_stay_out_of_table_and_report(measured, quick_rfm, tmp_path):
+    """Also with an early checkpoint measured beside them."""
+    workdir = Path(shutil.copytree(measured, tmp_path / "run"))
+    result = quick_rfm("curvature", "--checkpoint", "5", "--workdir", workdir, *SMALL)
+    assert (result.status, result.err) == (0, ""), result
+    early = json.loads(next(workdir.glob("records/00000005/curvature-loss-test.json")).read_text())
+    assert f"{early['values']['lambda_max']['value']:.4g}" in result.out
+    assert quick_rfm("report", "--workdir", workdir).status == 0
+    table = (workdir / "report/table.csv").read_text()
+    assert table.count("RErr") == 2, "test and train, no rescaled ones"
+    assert "scaled" not in table
 
 
 def test_landscapes_are_drawn_also_beside_others(measured, quick_rfm, tmp_path):
     other = Path(shutil.copytree(measured, tmp_path / "other"))
-    kinds = ("--kinds", "random,adversarial,hessian,surface")
+    kinds = ("--kinds", "random,adversarial,hessian,surface", "--losses", "rloss")
     result = quick_rfm("landscape", "--workdir", measured, *kinds, *SMALL)
     assert (result.status, result.err) == (0, ""), result
     for name in ("landscape.png", "landscape.svg", "surface.png", "surface.svg"):
@@ -117,7 +137,7 @@ def test_a_run_compared_with_itself_is_equal(measured, quick_rfm, tmp_path):
     result = quick_rfm("compare", measured, other)
     assert (result.status, result.err) == (0, ""), result
     lines = " ".join(result.out.split())
-    assert "RErr, test" in lines
+    assert "RErr, first 64 test" in lines
     assert "average-case" in lines
     assert "* The interval excludes zero" in lines
     assert "0*" not in lines, "equal runs do not differ"
@@ -141,7 +161,14 @@ def test_a_run_compared_with_itself_is_equal(measured, quick_rfm, tmp_path):
         ("landscape --beside {new}", "no such directory"),
         ("curvature --config.curvature.leaves=some", "config.curvature.leaves 'some' is not one"),
         ("curvature --config.curvature.products=0", "config.curvature.products must be at least 1"),
-        ("flatness --config.flatness.drawn=gauss", "config.flatness: drawn must be"),
+        ("flatness --config.flatness.drawn=gauss", "with config.flatness: drawn must be"),
+        ("flatness --config.flatness.average.samples=0", "average.samples must be at least 1"),
+        (
+            "flatness --config.flatness.worst.radius=-1.0",
+            "worst.radius must be at least 0",
+        ),
+        ("landscape --config.landscape.steps=4", "config.landscape.steps must be odd"),
+        ("flatness --exported x.npz --rescale 2", "does not say which layers"),
     ],
 )
 def test_what_is_wrong_is_told(trained, quick_rfm, tmp_path, command, says):

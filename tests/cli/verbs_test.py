@@ -92,8 +92,7 @@ def test_records_are_complete(measured):
     names = sorted(name.removeprefix("records/") for name in modified(workdir))
     final = [f"flatness-{c}-{v}-test" for c in ("average", "worst") for v in ("loss", "rloss")]
     final += ["evaluation-test", "evaluation-train"]
-    small = [f"flatness-{c}-rloss-test" for c in ("average", "worst")]
-    small += ["evaluation-test", "evaluation-train"]
+    small = [*final, "curvature-loss-test"]
     expected = [f"00000015/{name}.json" for name in final]
     expected += [f"000000{s}/{n}-snapshot.json" for s in ("05", "10", "15") for n in small]
     assert names == sorted(expected)

@@ -92,3 +92,22 @@ def test_what_cannot_be_compared_is_told():
         difference(measured(rng), measured(rng, n=100))
     with pytest.raises(ValueError, match="level in"):
         interval(measured(rng), level=1.5)
+
+
+@pytest.mark.parametrize("draws", [2, 4])
+def test_few_draws_shared_by_all_examples_are_not_too_narrow(draws):
+    """The spread of the values has the variance it should, which a plain bootstrap shrinks."""
+    rng = np.random.default_rng(8)
+    effects = rng.normal(size=draws)
+    found = Flatness(effects[:, None] + np.zeros((draws, 50)), np.zeros(50), 50)
+    values = interval(found, level=0.6827, resamples=20_000)
+    expected = effects.std(ddof=1) / np.sqrt(draws)
+    if draws > 2:  # of two draws only three resamples differ: no quantiles to speak of
+        assert (values.high - values.low) / 2 == pytest.approx(expected, rel=0.15)
+    else:
+        assert (values.high - values.low) / 2 >= expected * 0.99
+
+
+def test_what_is_not_a_number_excludes_nothing():
+    found = Flatness(np.full((2, 4), np.nan), np.zeros(4), 4)
+    assert not interval(found).excludes_zero

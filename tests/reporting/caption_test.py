@@ -10,7 +10,7 @@ def _caption(files) -> tuple[str, ...]:
 def test_the_caption_says_how_everything_was_measured(files):
     files.everything()
     assert _caption(files) == (
-        "± is one standard error; – was not measured. Lower is better throughout.",
+        "± is one standard error; – was not measured. Lower is better (eigenvalues apart).",
         "Err and Loss: 10,000 test and 10,000 train examples.",
         "RErr and RLoss: PGD-20, 10 restarts, L∞, ε = 8/255, step size 0.007; the "
         "first 1,000 test and 1,000 train examples, of each example the worst case "

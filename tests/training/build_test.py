@@ -13,6 +13,7 @@ from rfm.training import build
 def test_baseline_is_section_f():
     config = cifar10.get_config("at")
     assert config.model.to_dict() == {
+        "exported": "",
         "name": "resnet18",
         "width": 64,
         "activation": "relu",
