@@ -21,6 +21,7 @@ from rfm.evaluation.evaluate import evaluation_tasks
 from rfm.evaluation.measure_curvature import curvature_task
 from rfm.evaluation.measure_flatness import flatness_task, flatness_tasks
 from rfm.evaluation.tasks import Subject, Task, carry_out
+from rfm.reporting import variants
 from rfm.reporting.metrics import read_metrics
 from rfm.training import loop
 from rfm.training.build import Run, build
@@ -186,8 +187,7 @@ class Command:
         self.say(f"report: {path.resolve()}")
 
     def show_table(self) -> None:
-        table = reporting.table(reporting.read_run(self.workdir).records)
-        self.show(table and table.to_rich())
+        self.show(reporting.table(reporting.read_run(self.workdir).records))
 
     def step(self, run: Run) -> int:
         """Of the checkpoint asked for."""
@@ -201,10 +201,10 @@ class Command:
         records = reporting.read_run(self.workdir).records
         return tuple(record for record in records if record.step == step)
 
-    def show(self, table: Any) -> None:
-        """Prints a table of rich, if there is one."""
+    def show(self, table: reporting.ResultsTable | variants.Table | None) -> None:
+        """Prints a table, if there is one."""
         if table is not None:
-            self.console.print(table)
+            self.console.print(table.to_rich())
 
 
 def numbers(arguments: argparse.Namespace, flag: str) -> list[float]:

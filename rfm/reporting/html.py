@@ -24,7 +24,17 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from rfm.errors import UserError
-from rfm.reporting import figures, gallery, landscapes, protocol, scatter, style, surface3d
+from rfm.reporting import (
+    figures,
+    gallery,
+    landscapes,
+    protocol,
+    scatter,
+    spectrum,
+    style,
+    surface3d,
+    variants,
+)
 from rfm.reporting.records import AdversarialExamples, Record, latest
 from rfm.reporting.run import Run, read_run
 from rfm.reporting.summary import summary
@@ -39,6 +49,7 @@ ALT = MappingProxyType(
         "against": "RLoss of the snapshots against their flatness",
         "landscape": "RLoss and Loss along directions in weight space",
         "surface": "RLoss over a plane in weight space",
+        "spectrum": "Spectral density of the Hessian",
         "correctness": "RLoss of examples that are right and wrong without attack",
         "examples": "Clean images, adversarial images and their amplified differences",
     }
@@ -59,10 +70,17 @@ def report_figures(run: Run) -> dict[str, Figure]:
         "against": scatter.loss_against_flatness(run.records),
         "landscape": landscapes.lines([run], [run.name]),
         "surface": landscapes.surfaces([run], [run.name]),
+        "spectrum": spectrum.spectral_density(run.records),
         "correctness": figures.loss_by_correctness(run.records),
         "examples": gallery.adversarial_examples(_examples(run)),
     }
     return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _last(run: Run) -> list[Record]:
+    """All records of the last checkpoint, variants included."""
+    step = max((record.step for record in latest(run.records)), default=0)
+    return [record for record in run.records if record.step == step and not record.snapshot]
 
 
 def _protocol_records(run: Run) -> list[Record]:
@@ -98,6 +116,7 @@ def render(run: Run, results: ResultsTable | None, svgs: Mapping[str, str]) -> s
         own=own,
         config=json.dumps(run.config, indent=2, default=str) if run.config else None,
         colours=style.COLOURS,
+        variants=[Markup(small.to_html()) for small in variants.tables(_last(run))],
         surface_3d=Markup(surface_3d) if surface_3d else None,
     )
 

@@ -99,6 +99,19 @@ class LandscapeData:
             raise ValueError("a landscape needs one loss for each step")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class DensityData:
+    """A spectral density: estimated eigenvalues of each probe, and their shares."""
+
+    nodes: Float[np.ndarray, "probes k"]
+    weights: Float[np.ndarray, "probes k"]
+
+    def __post_init__(self) -> None:
+        fits = self.nodes.ndim == 2 and self.nodes.shape == self.weights.shape
+        if not fits or not self.nodes.size:
+            raise ValueError("a density needs one weight for each node")
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One measure of one checkpoint.
@@ -116,6 +129,7 @@ class Record:
       values: what was measured; `protocol`: how; `seconds`: how long it took.
       adversarial: examples to look at, or None.
       landscape: losses along directions, or None.
+      density: of the Hessian's eigenvalues, or None.
     """
 
     kind: str
@@ -131,6 +145,7 @@ class Record:
     seconds: float | None = None
     adversarial: AdversarialExamples | None = None
     landscape: LandscapeData | None = None
+    density: DensityData | None = None
     variant: str = ""
 
     def value(self, key: str) -> Value:
@@ -184,6 +199,10 @@ def _adversarial(entry: Mapping[str, Any], class_names: Any) -> AdversarialExamp
     )
 
 
+def _density(entry: Mapping[str, Any]) -> DensityData:
+    return DensityData(np.asarray(entry["nodes"], float), np.asarray(entry["weights"], float))
+
+
 def _landscape(entry: Mapping[str, Any]) -> LandscapeData:
     return LandscapeData(
         steps=np.asarray(entry["steps"], float),
@@ -218,6 +237,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
             protocol=protocol,
             seconds=finite(entry.get("seconds")),
             adversarial=_adversarial(adversarial, class_names) if adversarial else None,
+            density=_density(entry["density"]) if entry.get("density") else None,
             variant=str(entry.get("variant") or ""),
             landscape=_landscape(entry["landscape"]) if entry.get("landscape") else None,
         )

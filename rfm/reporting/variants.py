@@ -4,17 +4,61 @@ Such records are variants: "xi-0.25" at another radius (Fig. E), "scaled-0.5" fo
 network (Fig. F). The functions take the records of one checkpoint.
 """
 
+import dataclasses
+import html
 import re
 from collections.abc import Iterable
 
 import rich.box
-from rich.table import Table
+import rich.table
+from rich.text import Text
 
 from rfm.reporting.protocol import radius
 from rfm.reporting.records import Record, Value
 
 _XI = re.compile(r"^flatness-(average|worst)-rloss-test(-xi-.*)?$")
 _SCALED = re.compile(r"-scaled-(.+)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A small table: the first column is text, the others are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_rich(self) -> rich.table.Table:
+        """For the terminal."""
+        table = rich.table.Table(
+            title=Text(self.title), title_justify="left", box=rich.box.SIMPLE_HEAD
+        )
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if index else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def to_html(self) -> str:
+        """A ``<table>`` with its title as caption, everything escaped."""
+        head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in self.columns)
+        rows = "".join(
+            f'<tr><th scope="row">{html.escape(row[0])}</th>'
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+            + "</tr>\n"
+            for row in self.rows
+        )
+        return (
+            f"<table>\n<caption>{html.escape(self.title)}</caption>\n<thead><tr>{head}</tr></thead>"
+            f"\n<tbody>\n{rows}</tbody>\n</table>"
+        )
+
+
+def tables(records: Iterable[Record]) -> tuple[Table, ...]:
+    """All of these that there is something for."""
+    records = tuple(records)
+    made = (radii(records), rescaled(records), curvature(records))
+    return tuple(table for table in made if table is not None)
 
 
 def radii(records: Iterable[Record]) -> Table | None:
@@ -26,13 +70,12 @@ def radii(records: Iterable[Record]) -> Table | None:
             found[match[1]][xi] = record.value("flatness")
     if not any(len(values) > 1 for values in found.values()):
         return None
-    table = _table("Flatness of RLoss by radius (Fig. E), test")
-    for title in ("", "ξ", "flatness"):
-        table.add_column(title, justify="left" if not title else "right")
-    for case, values in found.items():
-        for xi, value in sorted(values.items(), key=lambda item: item[0]):
-            table.add_row(f"{case} case", f"{xi:g}", _text(value))
-    return table
+    rows = tuple(
+        (f"{case} case", f"{xi:g}", _text(value))
+        for case, values in found.items()
+        for xi, value in sorted(values.items(), key=lambda item: item[0])
+    )
+    return Table("Flatness of RLoss by radius (Fig. E), test", ("", "ξ", "flatness"), rows)
 
 
 def rescaled(records: Iterable[Record]) -> Table | None:
@@ -44,7 +87,6 @@ def rescaled(records: Iterable[Record]) -> Table | None:
             by_factor.setdefault(float(match[1]), {})[name] = record
     if not by_factor:
         return None
-    table = _table("The same function, convolutions rescaled (Fig. F, Table A)")
     columns = {
         "RErr (test)": ("evaluation-test", "rerr"),
         "RErr (train)": ("evaluation-train", "rerr"),
@@ -54,17 +96,16 @@ def rescaled(records: Iterable[Record]) -> Table | None:
         "λmax": ("curvature-loss-test", "lambda_max"),
         "|λmin|/|λmax|": ("curvature-loss-test", "convexity"),
     }
-    table.add_column("scaled")
-    for title in columns:
-        table.add_column(title, justify="right")
+    rows = []
     for factor, group in sorted(by_factor.items()):
         cells = []
         for title, (name, key) in columns.items():
             value = group[name].value(key) if name in group else Value(None)
             percent = title.startswith("RErr") and value.value is not None
             cells.append(f"{100 * (value.value or 0):.1f} %" if percent else _text(value, 3))
-        table.add_row(f"× {factor:g}", *cells)
-    return table
+        rows.append((f"× {factor:g}", *cells))
+    title = "The same function, convolutions rescaled (Fig. F, Table A)"
+    return Table(title, ("scaled", *columns), tuple(rows))
 
 
 def curvature(records: Iterable[Record]) -> Table | None:
@@ -72,25 +113,20 @@ def curvature(records: Iterable[Record]) -> Table | None:
     found = [r for r in records if r.name.startswith("curvature") and not r.snapshot]
     if not found:
         return None
-    table = _table("Curvature (Table A)")
-    for title in ("", "λmax", "λmin", "|λmin|/|λmax|", "examples"):
-        table.add_column(title, justify="left" if not title else "right")
+    rows = []
     for record in found:
         keys = ("lambda_max", "lambda_min", "convexity")
         cells = [_text(record.value(key), 4) for key in keys]
         examples = record.value("lambda_max").examples
-        table.add_row(_curvature_title(record), *cells, str(examples or "–"))
-    return table
+        rows.append((_curvature_title(record), *cells, str(examples or "–")))
+    columns = ("", "λmax", "λmin", "|λmin|/|λmax|", "examples")
+    return Table("Curvature (Table A)", columns, tuple(rows))
 
 
 def _curvature_title(record: Record) -> str:
     loss = "RLoss" if "-rloss-" in record.name else "Loss"
     match = _SCALED.search(record.name)
     return f"{loss} (× {match[1]})" if match else loss
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=rich.box.SIMPLE_HEAD)
 
 
 def _text(value: Value, digits: int = 3) -> str:

@@ -94,6 +94,8 @@ def test_curvature(measured, quick_rfm):
         density = record(measured, f"density-{loss}-test")
         assert len(density["density"]["nodes"]) == 2
         assert density["protocol"]["probes"] == 2
+    assert quick_rfm("report", "--workdir", measured).status == 0
+    assert "Spectral density of the Hessian" in (measured / "report.html").read_text()
 
 
 def test_variants_stay_out_of_table_and_report(measured, quick_rfm, tmp_path):
@@ -107,6 +109,9 @@ def test_variants_stay_out_of_table_and_report(measured, quick_rfm, tmp_path):
     table = (workdir / "report/table.csv").read_text()
     assert table.count("RErr") == 2, "test and train, no rescaled ones"
     assert "scaled" not in table
+    page = (workdir / "report.html").read_text()
+    assert "The same function, convolutions rescaled (Fig. F, Table A)" in page
+    assert "Flatness of RLoss by radius (Fig. E), test" in page
 
 
 def test_landscapes_are_drawn_also_beside_others(measured, quick_rfm, tmp_path):
