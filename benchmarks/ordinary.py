@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 if self.ordinary:
                     x = nn.Conv(features, (3, 3), stride, use_bias=False)(x)
                 else:
-                    x = Conv(features, (3, 3), stride)(x)
+                    x = Conv(features, stride=stride)(x)
                 x = jax.nn.relu(x)
             return nn.Dense(10)(x.mean((1, 2)))
 

@@ -18,10 +18,11 @@ def spectral_density(records: Iterable[Record]) -> Figure | None:
     if not found:
         return None
     figure = Figure(figsize=(6.2, 3.5), layout="constrained")
-    axes = figure.subplots()
+    axes, peak = figure.subplots(), 0.0
     for record, data in found:
         robust = "-rloss-" in record.name
         grid, density = _smoothed(data)
+        peak = max(peak, density.max())
         axes.plot(
             grid,
             density,
@@ -30,7 +31,7 @@ def spectral_density(records: Iterable[Record]) -> Figure | None:
             label="RLoss" if robust else "Loss",
         )
     axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-6 * max(line.get_ydata().max() for line in axes.lines))
+    axes.set_ylim(bottom=1e-6 * peak)
     axes.set_xlabel("eigenvalue")
     axes.set_ylabel("density")
     style.legend_below(figure)
