@@ -73,6 +73,7 @@ def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
         _measure_rescaled(command, command.rescaled(run, factor))
     records = command.records_at(command.step(run))
     command.show_table()
+    command.show(variants.details(records))
     command.show(variants.radii(records))
     if factors:
         command.show(variants.rescaled(records))

@@ -40,11 +40,15 @@ class Value:
       value: the mean, or None where there is none (no example, not finite).
       standard_error: of the mean, or None if unknown.
       examples: how many examples it is a mean of, or None if not said.
+      interval: a bootstrap interval, or None.
+      errors: the parts of the standard error from weight draws and from examples, or None.
     """
 
     value: float | None
     standard_error: float | None = None
     examples: int | None = None
+    interval: tuple[float, float] | None = None
+    errors: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +189,14 @@ def _value(entry: Mapping[str, Any]) -> Value:
         value=finite(entry.get("value")),
         standard_error=finite(entry.get("standard_error")),
         examples=count(entry.get("examples")),
+        interval=_pair(entry.get("interval") or ()),
+        errors=_pair([entry.get(f"standard_error_of_{of}") for of in ("draws", "examples")]),
     )
+
+
+def _pair(numbers: Iterable[Any]) -> tuple[float, float] | None:
+    found = [number for number in map(finite, numbers) if number is not None]
+    return (found[0], found[1]) if len(found) == 2 else None
 
 
 def _adversarial(entry: Mapping[str, Any], class_names: Any) -> AdversarialExamples:

@@ -57,8 +57,25 @@ class Table:
 def tables(records: Iterable[Record]) -> tuple[Table, ...]:
     """All of these that there is something for."""
     records = tuple(records)
-    made = (radii(records), rescaled(records), curvature(records))
+    made = (details(records), radii(records), rescaled(records), curvature(records))
     return tuple(table for table in made if table is not None)
+
+
+def details(records: Iterable[Record]) -> Table | None:
+    """Flatness with its interval, the spread over weight draws, and where its error comes from."""
+    rows = []
+    for record in records:
+        value = record.value("flatness")
+        if record.variant or record.snapshot or value.interval is None:
+            continue
+        case, loss, split = record.name.split("-")[1:4]
+        draws, examples = value.errors or (None, None)
+        title = f"{case}-case, {'RLoss' if loss == 'rloss' else 'Loss'}, {split}"
+        low, high = value.interval
+        cells = [_text(record.value("std")), _text(Value(draws or None)), _text(Value(examples))]
+        rows.append((title, _text(Value(value.value)), f"{low:.3g} to {high:.3g}", *cells))
+    columns = ("", "flatness", "95% interval", "std over draws", "± of draws", "± of examples")
+    return Table("Flatness in detail (Fig. D)", columns, tuple(rows)) if rows else None
 
 
 def radii(records: Iterable[Record]) -> Table | None:

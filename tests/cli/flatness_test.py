@@ -38,6 +38,7 @@ def record(workdir: Path, name: str) -> dict:
 def test_other_radii_stand_in_a_table_of_their_own(measured):
     out = (measured / "out.txt").read_text()
     assert "Flatness of RLoss by radius (Fig. E)" in out
+    assert "Flatness in detail (Fig. D)" in out
     for xi in (0, 0.25):
         found = record(measured, f"flatness-average-rloss-test-xi-{xi:g}")
         assert found["protocol"]["ball"]["radius"] == xi
