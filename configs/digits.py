@@ -1,6 +1,6 @@
 """Handwritten digits, 8x8 pixels, shipped with scikit-learn: nothing to download.
 
-The default of ``rfm run``: all of training, evaluation, flatness and report in 76 seconds
+The default of ``rfm run``: all of training, evaluation, flatness and report in 94 seconds
 on two CPU cores. Epsilon is 0.1 and all sizes are small; numbers say
 something about this toy only. They are in the README.
 """

@@ -22,6 +22,7 @@ _KINDS = {
     "adversarial": "adversarial directions (maximum)",
     "hessian": "Hessian's first eigenvector",
 }
+_HIGHEST = 10.0  # nats: four times that of guessing among ten classes; beyond, curves leave
 _COLOURS = ("test", "train", "mark", "ink", "muted", "test-clean", "train-clean")
 
 
@@ -48,7 +49,7 @@ def lines(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
     if not kinds:
         return None
     figure = Figure(figsize=(3.6 * len(kinds) + 0.6, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):
             for loss in ("rloss", "loss"):
@@ -56,6 +57,9 @@ def lines(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
                     colour = style.colour(_COLOURS[number % len(_COLOURS)])
                     _draw(axes, found[0], kind, loss, colour, name if len(runs) > 1 else "")
         axes.set_title(_KINDS[kind])
+        if axes.get_ylim()[1] > _HIGHEST:
+            lowest = min(float(np.nanmin(line.get_ydata())) for line in axes.lines)
+            axes.set_ylim(lowest - 0.05 * (_HIGHEST - lowest), _HIGHEST)
         axes.set_xlabel(_x_label([_of(run, kind, "rloss", "loss") for run in runs]))
     panels[0].set_ylabel("cross-entropy (nats)")
     style.legend_below(figure)
@@ -72,7 +76,7 @@ def surfaces(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
     ]
     if not found:
         return None
-    figure = Figure(figsize=(4.2 * len(found) + 0.8, 3.9), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(found) + 1.6, 4.4), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     values = np.concatenate([data.losses[0].ravel() for _, data in found])
     values = values[np.isfinite(values)]

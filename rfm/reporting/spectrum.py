@@ -31,7 +31,7 @@ def spectral_density(records: Iterable[Record]) -> Figure | None:
             label="RLoss" if robust else "Loss",
         )
     axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-6 * peak)
+    axes.set_ylim(1e-6 * peak, 3 * peak)
     axes.set_xlabel("eigenvalue")
     axes.set_ylabel("density")
     style.legend_below(figure)
