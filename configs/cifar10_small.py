@@ -1,8 +1,9 @@
 """A slice of CIFAR-10 that a laptop can finish: ``--config configs/cifar10_small.py:METHOD``.
 
 A narrow residual network on the first 5,000 training images, 12 epochs, and measures with 5
-restarts and weight samples instead of 10: 6.6 minutes on two cores (12 minutes of CPU time).
-It underfits; the README has the numbers of a real run (Err 62.1, RErr 74.2, RLoss 2.00).
+restarts and weight samples instead of 10: 6.6 minutes on two cores (12 minutes of CPU time;
+measured before snapshots had flatness of Loss and lambda_max, too). It underfits; the README
+has the numbers of a real run (Err 62.1, RErr 74.2, RLoss 2.00).
 """
 
 from ml_collections import ConfigDict
