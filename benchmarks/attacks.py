@@ -39,7 +39,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
     from rfm.cli.config import resolve
     from rfm.data.augment import to_float
     from rfm.data.splits import evaluation
-    from rfm.devices import make_mesh, shard
+    from rfm.devices import make_mesh
     from rfm.evaluation.compiling import CompileTime
     from rfm.training.build import build
     from rfm.training.checkpoint import Checkpoints
@@ -79,7 +79,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
             logits_fn, x, y, jax.random.key(options.seed), threat=ball,
             version=ENSEMBLE if name == ENSEMBLE else (STAGES[name](ball),),
             batch_size=[options.batch_size * eighths // 8 for eighths in range(1, 9)],
-            place=lambda batch: shard(batch, mesh), on_progress=lap,
+            mesh=mesh, on_progress=lap,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         done[name] = {

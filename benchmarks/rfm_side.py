@@ -195,7 +195,7 @@ def hessian(asked: Workload) -> Callable[[], float]:
             jax.random.key(1),
             products=asked.times,
             batch_size=asked.batch,
-            place=lambda tree: shard(tree, mesh),
+            mesh=mesh,
         ).largest.value
 
     return call
@@ -219,7 +219,7 @@ def _flatness(
             jax.random.key(1),
             reference=np.zeros(asked.batch),
             batch_size=asked.batch,
-            place=lambda tree: shard(tree, mesh),
+            mesh=mesh,
             **settings,
         )
         return found.value

@@ -37,8 +37,6 @@ ApplyFn = Callable[[Params, Images], Logits]
 TrainFn = Callable[[PyTree, Images, dict[str, Array]], tuple[Logits, PyTree]]
 LossFn = Callable[[Logits, Labels], PerExample]
 """Per-example loss of logits; what an attack ascends."""
-Place = Callable[[PyTree], PyTree]
-"""Puts the arrays of a batch onto devices: ``jax.device_put``, or sharded over a mesh."""
 
 
 class Threat(Protocol):

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
+
+from rfm.devices import shard
 
 # Several devices on one CPU. By config, not by XLA_FLAGS: the environment would reach the
 # subprocesses in which the command line arranges its devices itself.
@@ -61,12 +63,17 @@ def quick_compilation() -> Iterator[None]:
 
 
 @pytest.fixture
-def spread() -> Callable[[Any], Any]:
-    """Puts a batch onto four devices, cut along the first axis of each array."""
+def four_devices() -> Mesh:
+    """A mesh of them."""
     if len(jax.devices()) < 4:
         pytest.skip("needs 4 devices; on CPU: XLA_FLAGS=--xla_force_host_platform_device_count=8")
-    mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,), devices=jax.devices()[:4])
-    return lambda batch: jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    return Mesh(np.array(jax.devices()[:4]), ("data",))
+
+
+@pytest.fixture
+def spread(four_devices) -> Callable[[Any], Any]:
+    """Puts a batch onto four devices, cut along the first axis of each array."""
+    return lambda batch: shard(batch, four_devices)
 
 
 class TanhNetwork:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rfm.attacks import checks
@@ -38,7 +39,8 @@ from rfm.attacks.verdict import (
     look,
     look_at_batch,
 )
-from rfm.types import Images, Keys, Labels, LogitsFn, Place, Threat, as_partial, example_keys
+from rfm.devices import shard
+from rfm.types import Images, Keys, Labels, LogitsFn, Threat, as_partial, example_keys
 
 _LOOKED_AT = 32  # examples for the warnings
 _LOOK = 1 << 30  # folded into keys for clean passes: attacks fold small numbers
@@ -81,7 +83,7 @@ def autoattack(
     threat: Threat,
     version: str | tuple[Stage, ...] = "standard",
     batch_size: int | Sequence[int] = range(16, 129, 16),
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> EnsembleResult:
@@ -98,8 +100,8 @@ def autoattack(
       batch_size: rows at a time; of several sizes the smallest that holds all pairs of pass
         and example that a stage has still to try, else the largest. A size is compiled when
         it is first used; later calls on the same model compile nothing that was.
-      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh that divides
-        every size.
+      mesh: devices to cut a batch over, all axes of the mesh together; must divide every
+        size.
       progress: where an earlier call was interrupted.
       on_progress: called after each batch; what it is given can be stored.
 
@@ -126,7 +128,7 @@ def autoattack(
             f"progress is of {len(progress.broken_by)} examples, but there are {len(inputs)}"
         )
     runner = _Runner(
-        logits_fn, inputs, labels, keys, stages, sizes, place, random=random, classes=classes
+        logits_fn, inputs, labels, keys, stages, sizes, mesh, random=random, classes=classes
     )
     state = progress or runner.begin()
     while (following := runner.advance(state)) is not None:
@@ -143,7 +145,7 @@ class _Runner:
     keys: Key[Array, " n"]
     stages: tuple[Stage, ...]
     sizes: tuple[int, ...]
-    place: Place
+    mesh: Mesh | None
     random: bool  # does the model take a key?
     classes: int
 
@@ -170,7 +172,7 @@ class _Runner:
         filled = pairs[np.minimum(np.arange(size), len(pairs) - 1)]
         part, example = np.divmod(filled, len(self.x))
         keys = _keys(self.keys[example], progress.stage, part)
-        x, y, keys, part = self.place((self.x[example], self.y[example], keys, part))
+        x, y, keys, part = shard((self.x[example], self.y[example], keys, part), self.mesh)
         more = {}
         if stage.targeted:
             more["targets"] = _targets(self.logits_fn, x, y, part)
@@ -195,7 +197,7 @@ class _Runner:
             x,
             y=self.y,
             batch_size=max(self.sizes),
-            place=self.place,
+            mesh=self.mesh,
             keys=fold(self.keys, _LOOK) if self.random else None,
         )
 

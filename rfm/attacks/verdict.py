@@ -15,12 +15,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rfm import losses
 from rfm.attacks._common import check_inputs
 from rfm.batching import batches
-from rfm.types import Images, Labels, LogitsFn, Place, Threat, as_partial
+from rfm.devices import shard
+from rfm.types import Images, Labels, LogitsFn, Threat, as_partial
 
 CLEAN = "clean"
 """Name of what "breaks" an example that is misclassified without any attack."""
@@ -54,7 +56,7 @@ def judge(
     *,
     threat: Threat,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
 ) -> EnsembleResult:
     """Evaluates adversarial examples that were found before.
 
@@ -66,7 +68,7 @@ def judge(
         The first one that breaks an example counts.
       threat: the ball that they must be in.
       batch_size: examples at a time.
-      place: puts the arrays of a batch onto devices.
+      mesh: devices to cut a batch over; see `rfm.devices`.
 
     Returns:
       An `EnsembleResult`. Points outside of the ball or the box break nothing; a warning
@@ -80,7 +82,7 @@ def judge(
     logits_fn = as_partial(logits_fn)
     check_classes(labels, int(jax.eval_shape(logits_fn, inputs[:1]).shape[-1]))
     _check_names(adversarial)
-    look_at = functools.partial(look, logits_fn, y=labels, batch_size=batch_size, place=place)
+    look_at = functools.partial(look, logits_fn, y=labels, batch_size=batch_size, mesh=mesh)
     wrong, loss = look_at(inputs)
     broken_by = np.where(wrong, CLEAN, "").astype(object)
     found, warnings = inputs.copy(), []
@@ -180,7 +182,7 @@ def look(
     *,
     y: np.ndarray,
     batch_size: int,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     keys: Key[Array, " n"] | None = None,
 ) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Is each example misclassified at `x`, and the cross-entropy there.
@@ -191,7 +193,7 @@ def look(
     for batch in batches(len(x), batch_size):
         rows = batch.indices
         key = None if keys is None else keys[rows[0]]
-        wrong, loss = look_at_batch(logits_fn, *place((x[rows], y[rows])), key)
+        wrong, loss = look_at_batch(logits_fn, *shard((x[rows], y[rows]), mesh), key)
         done.append((np.asarray(wrong)[batch.valid], np.asarray(loss)[batch.valid]))
     wrongs, found = zip(*done, strict=True)
     return np.concatenate(wrongs), np.concatenate(found)

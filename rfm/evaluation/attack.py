@@ -132,7 +132,7 @@ def _attack(
             threat=stages[0].attack.threat,
             version=stages,
             batch_size=_sizes(section.batch_size, run.mesh.size),
-            place=subject.place,
+            mesh=subject.run.mesh,
             progress=_stored(stored, identity, count),
             on_progress=on_progress,
         )
@@ -189,7 +189,7 @@ def saved_task(subject: Subject, path: Path, split: Split) -> Task:
                 {name: np.asarray(array) for name, array in sets.items()},
                 threat=threat,
                 batch_size=section.batch_size,
-                place=subject.place,
+                mesh=subject.run.mesh,
             )
         tell(counts[0], robust_accuracy=float(found.robust.mean()))
         return _results(found)

@@ -65,10 +65,10 @@ def _evaluate(
     tell: Callable[[int], None],
 ) -> dict[str, Any]:
     section, logits_fn = subject.run.config.evaluation, subject.logits_fn
-    size, place = section.batch_size, subject.place
+    size, mesh = section.batch_size, subject.run.mesh
     keep = SHOWN if split == "test" and not subject.snapshot else 0
     with jax.default_matmul_precision(section.matmul_precision):
-        before = clean(logits_fn, natural.images, natural.labels, batch_size=size, place=place)
+        before = clean(logits_fn, natural.images, natural.labels, batch_size=size, mesh=mesh)
         after = attacked(
             logits_fn,
             robust.images,
@@ -77,7 +77,7 @@ def _evaluate(
             attack=settings,
             keep=keep,
             batch_size=size,
-            place=place,
+            mesh=mesh,
             on_batch=tell,
         )
         predictions = np.asarray(logits_fn(after.x)).argmax(-1) if len(after.x) else None

@@ -64,7 +64,7 @@ def _task(subject: Subject, name: str, loss: str, measure: Measure, more: dict[s
         "leaves": LEAVES[section.leaves],
         "products": products,
         "batch_size": run.config.evaluation.batch_size,
-        "place": subject.place,
+        "mesh": subject.run.mesh,
         **more,
     }
     compute = functools.partial(_measure, subject, examples, settings, measure, options)
@@ -92,7 +92,7 @@ def _measure(
                 attack=settings,
                 keep=count,
                 batch_size=config.evaluation.batch_size,
-                place=subject.place,
+                mesh=subject.run.mesh,
             ).x
         where = (subject.apply_fn, subject.params, x, examples.labels, key_for(seed, "curvature"))
         found = measure(where, options, count)

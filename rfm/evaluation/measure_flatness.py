@@ -151,7 +151,7 @@ def _measure(
             key_for(config.flatness.seed, f"{measure.__name__}-{examples.split}"),
             reference=reference,
             batch_size=config.evaluation.batch_size,
-            place=subject.place,
+            mesh=subject.run.mesh,
             on_batch=tell,
             **settings,
         )

@@ -91,7 +91,7 @@ def _measure(
         "attack": settings,
         "steps": steps,
         "batch_size": config.evaluation.batch_size,
-        "place": subject.place,
+        "mesh": subject.run.mesh,
     }
     with jax.default_matmul_precision(config.evaluation.matmul_precision):
         directions = _directions(subject, x, y, kind, ball, number, settings)
@@ -139,11 +139,10 @@ def _directions(
             leaves=LEAVES[config.curvature.leaves],
             products=config.curvature.products,
             batch_size=size,
-            place=subject.place,
+            mesh=subject.run.mesh,
         )
         return [ball.direction(found.largest.vector, params)]
     worst = config.flatness.worst
-    devices = subject.run.mesh.size
     directions = flatness.adversarial_directions(
         subject.apply_fn,
         params,
@@ -156,8 +155,7 @@ def _directions(
         restarts=number,
         input_step_size=worst.input_step_size,
         weight_step_size=worst.weight_step_size,
-        batch_size=-(-len(x) // devices) * devices,
-        place=subject.place,
+        mesh=subject.run.mesh,
     )
     return [ball.direction(direction, params) for direction in directions]
 

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rfm import losses
 from rfm.attacks import PGD
 from rfm.batching import batches
 from rfm.data.augment import to_float
-from rfm.types import Keys, LogitsFn, Place, example_keys
+from rfm.devices import shard
+from rfm.types import Keys, LogitsFn, example_keys
 
 
 class Clean(NamedTuple):
@@ -44,13 +46,13 @@ def clean(
     labels: Int[np.ndarray, " n"],
     *,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Clean:
     """Loss and prediction at the inputs themselves, for any number of examples."""
     done: list[Clean] = []
     for batch in batches(len(labels), batch_size):
-        placed = place((images[batch.indices], labels[batch.indices]))
+        placed = shard((images[batch.indices], labels[batch.indices]), mesh)
         found = jax.device_get(_clean(logits_fn, *placed))
         done.append(Clean(*(v[batch.valid] for v in found)))
         on_batch(sum(len(c.loss) for c in done))
@@ -66,7 +68,7 @@ def attacked(
     attack: PGD,
     keep: int = 0,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Attacked:
     """Attacks every example; keys go by example, so batches do not matter.
@@ -78,9 +80,11 @@ def attacked(
     done: list[Attacked] = []
     for batch in batches(len(labels), batch_size):
         rows = batch.indices
-        x, y, placed_keys = place((np.asarray(to_float(images[rows])), labels[rows], keys[rows]))
+        x, y, placed_keys = shard(
+            (np.asarray(to_float(images[rows])), labels[rows], keys[rows]), mesh
+        )
         found = attack(logits_fn, x, y, placed_keys)
-        correct = _clean(logits_fn, *place((images[rows], labels[rows])))[2]
+        correct = _clean(logits_fn, *shard((images[rows], labels[rows]), mesh))[2]
         robust = np.asarray(correct) & ~np.asarray(found.success)
         room = max(keep - sum(len(a.x) for a in done), 0)
         done.append(

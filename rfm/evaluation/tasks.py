@@ -6,7 +6,6 @@ interrupted measurement goes on where it stopped.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import Array, Key
 
-from rfm.devices import replicate, shard
+from rfm.devices import replicate
 from rfm.errors import UserError
 from rfm.evaluation import records
 from rfm.evaluation.compiling import CompileTime
@@ -24,7 +23,7 @@ from rfm.models.rescale import rescale
 from rfm.progress import Progress, silent
 from rfm.training.build import Run
 from rfm.training.state import TrainState
-from rfm.types import Params, Place, bind
+from rfm.types import Params, bind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +97,6 @@ class Subject:
     def logits_fn(self) -> jax.tree_util.Partial:
         """The model as a ``LogitsFn``."""
         return bind(self.apply_fn, self.params)
-
-    @property
-    def place(self) -> Place:
-        """Puts a batch onto the run's devices."""
-        return functools.partial(shard, mesh=self.run.mesh)
 
     def record(self, kind: str, name: str, split: str, protocol: dict[str, Any]) -> dict[str, Any]:
         """The head of a record, without values."""

@@ -11,18 +11,20 @@ draw the inputs are attacked anew. Each batch of examples has its own draws
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
 
-from rfm import loops
 from rfm.attacks import PGD
 from rfm.attacks._common import fold
 from rfm.batching import batches
-from rfm.flatness.reference import perturbed_loss
+from rfm.flatness._pieces import results
+from rfm.flatness.reference import may_compile, perturbed_loss
 from rfm.flatness.reference import reference as reference_losses
 from rfm.flatness.result import Flatness
 from rfm.perturb import RelativeBall
@@ -32,7 +34,6 @@ from rfm.types import (
     Labels,
     Params,
     PerExample,
-    Place,
     as_partial,
     bind,
     example_keys,
@@ -52,7 +53,7 @@ def average_case(
     attack: PGD | None,
     reference: Float[np.ndarray, " n"] | None = None,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Flatness:
     """Mean increase of the (robust) loss under random weight perturbations, Eq. (3).
@@ -76,7 +77,7 @@ def average_case(
       reference: per-example losses at `params` from `rfm.flatness.reference`; None
         computes them with `attack` itself.
       batch_size: examples that share a draw.
-      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh.
+      mesh: devices to spread the work over; see `rfm.devices`.
       on_batch: called with the number of examples done after each batch.
 
     Returns:
@@ -90,55 +91,47 @@ def average_case(
     weight_key, input_key, reference_key = jax.random.split(key, 3)
     if reference is None:
         reference = reference_losses(
-            apply_fn, params, x, y, reference_key, attack=attack, batch_size=batch_size, place=place
+            apply_fn, params, x, y, reference_key, attack=attack, batch_size=batch_size, mesh=mesh
         )
     if len(reference) != len(x):
         raise ValueError(f"reference has {len(reference)} losses for {len(x)} examples")
-    keys = example_keys(input_key, len(x))
-    apply_fn, done = as_partial(apply_fn), []
-    compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
-    if attack is not None and attack.compiled is not None:
-        compiled = attack.compiled
-    loss_of = _loss_compiled if compiled else _loss
-    for number, batch in enumerate(batches(len(x), batch_size)):
-        rows = batch.indices
-        batch_key = jax.random.fold_in(weight_key, 0 if fixed else number)
-        images, labels, example_key = place((x[rows], y[rows], keys[rows]))
-        found = [
-            loss_of(apply_fn, params, images, labels, batch_key, example_key, s, ball, attack)
-            for s in range(samples)
-        ]
-        done.append(np.asarray(jax.device_get(found), np.float64)[:, batch.valid])
+    keys, cut = example_keys(input_key, len(x)), list(batches(len(x), batch_size))
+    pieces = (
+        (
+            (x[batch.indices], y[batch.indices], keys[batch.indices]),
+            (jax.random.fold_in(weight_key, 0 if fixed else number), np.int32(draw)),
+        )
+        for number, batch in enumerate(cut)
+        for draw in range(samples)
+    )
+    model = as_partial(apply_fn), params
+    compiled = may_compile(bind(apply_fn, params), x[:1], attack)
+    found = results(_loss, (ball, attack), model, pieces, mesh=mesh, compiled=compiled)
+    done: list[np.ndarray] = []
+    for batch in cut:
+        losses = np.array(list(itertools.islice(found, samples)), np.float64)
+        done.append(losses[:, batch.valid])
         on_batch(sum(v.shape[1] for v in done))
     share_draws = len(x) if fixed else batch_size
     return Flatness(np.concatenate(done, axis=1), np.asarray(reference, np.float64), share_draws)
 
 
 def _loss(
-    apply_fn: ApplyFn,
-    params: Params,
-    x: Images,
-    y: Labels,
-    weight_key: Key[Array, ""],
-    keys: Key[Array, " n"],
-    sample: int,
-    ball: RelativeBall,
-    attack: PGD | None,
+    settings: tuple[RelativeBall, PGD | None],
+    model: tuple[ApplyFn, Params],
+    examples: tuple[Images, Labels, Key[Array, " n"]],
+    draw: tuple[Key[Array, ""], Int[Array, ""]],
 ) -> PerExample:
-    """Losses of one batch under one draw.
-
-    Draws follow one another, each a dispatch of the same compiled program: vmapped
-    weights would make grouped convolutions, and a loop over draws would compile again
-    for each number of them.
-    """
-    perturbed = draw(ball, params, jax.random.fold_in(weight_key, sample))
+    """Losses of one batch under one draw."""
+    ball, attack = settings
+    apply_fn, params = model
+    x, y, keys = examples
+    key, sample = draw
+    perturbed = _draw(ball, params, jax.random.fold_in(key, sample))
     return perturbed_loss(bind(apply_fn, perturbed), x, y, fold(keys, sample), attack)
 
 
-_loss_compiled = jax.jit(_loss, static_argnums=(7, 8))
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def draw(ball: RelativeBall, params: Params, key: Key[Array, ""]) -> Params:
+def _draw(ball: RelativeBall, params: Params, key: Key[Array, ""]) -> Params:
     """Parameters ``w + nu`` with ``nu`` drawn from the ball around `params`."""
     return optax.tree.add(params, ball.sample(key, params))

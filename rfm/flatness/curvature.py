@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key
 from matfree import decomp
 
 from rfm import losses
 from rfm.batching import batches
-from rfm.types import ApplyFn, Images, Labels, Params, PerExample, Place, as_partial
+from rfm.devices import shard
+from rfm.types import ApplyFn, Images, Labels, Params, PerExample, as_partial
 
 LeafPredicate = Callable[[str, Array], bool]
 """Is the leaf at a path ("block_0/conv/kernel") one of the Hessian's variables?"""
@@ -116,7 +118,7 @@ def extreme_eigenvalues(
     leaves: LeafPredicate = all_leaves,
     products: int = 50,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
 ) -> Eigenvalues:
     """lambda_max and lambda_min of the Hessian of the mean loss, with eigenvectors.
 
@@ -130,7 +132,7 @@ def extreme_eigenvalues(
       products: Hessian-vector products; memory holds so many copies of the weights. More of
         them make the residuals smaller. At most the number of weights are used.
       batch_size: examples at a time; limits memory, changes no result but rounding.
-      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh.
+      mesh: devices to spread the work over; see `rfm.devices`.
 
     Returns:
       `Eigenvalues`.
@@ -138,7 +140,7 @@ def extreme_eigenvalues(
     Raises:
       ValueError: no leaf is a variable, or `products` is not positive.
     """
-    function, data = as_partial(apply_fn), _stacked(x, y, batch_size, place)
+    function, data = as_partial(apply_fn), _stacked(x, y, batch_size, mesh)
     count = _count(params, leaves, products)
     start = _begin(params, key, leaves)
     q, small, rest = _tridiagonal(function, params, data, start, leaves, count)
@@ -166,7 +168,7 @@ def spectral_density(
     products: int = 50,
     probes: int = 4,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
 ) -> SpectralDensity:
     """The spectral density of the Hessian (Ghorbani et al., 2019), see `SpectralDensity`.
 
@@ -177,7 +179,7 @@ def spectral_density(
     """
     if probes < 1:
         raise ValueError(f"need at least one probe, got {probes}")
-    function, data = as_partial(apply_fn), _stacked(x, y, batch_size, place)
+    function, data = as_partial(apply_fn), _stacked(x, y, batch_size, mesh)
     count = _count(params, leaves, products)
     nodes, weights = np.zeros((2, probes, count))
     for probe in range(probes):
@@ -200,12 +202,12 @@ class _Data(NamedTuple):
 
 
 def _stacked(
-    x: Images | np.ndarray, y: Labels | np.ndarray, batch_size: int, place: Place
+    x: Images | np.ndarray, y: Labels | np.ndarray, batch_size: int, mesh: Mesh | None
 ) -> _Data:
-    cut = list(batches(len(x), min(batch_size, len(x)) if place is jax.device_put else batch_size))
+    cut = list(batches(len(x), min(batch_size, len(x)) if mesh is None else batch_size))
     rows = np.stack([batch.indices for batch in cut], axis=1)
     valid = np.stack([batch.valid for batch in cut], axis=1)
-    return _Data(*place((np.asarray(x)[rows], np.asarray(y)[rows], valid)))
+    return _Data(*shard((np.asarray(x)[rows], np.asarray(y)[rows], valid), mesh))
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))

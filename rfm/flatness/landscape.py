@@ -17,18 +17,19 @@ Hessian, from `rfm.flatness.extreme_eigenvalues` through `RelativeBall.direction
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from rfm import loops
 from rfm.attacks import PGD
 from rfm.batching import batches
-from rfm.flatness.reference import perturbed_loss
+from rfm.flatness._pieces import results
+from rfm.flatness.reference import may_compile, perturbed_loss
 from rfm.types import (
     ApplyFn,
     Images,
@@ -36,7 +37,6 @@ from rfm.types import (
     Labels,
     Params,
     PerExample,
-    Place,
     as_partial,
     bind,
     example_keys,
@@ -86,7 +86,7 @@ def landscape(
     attack: PGD | None,
     steps: Sequence[float] | np.ndarray = STEPS,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> Landscape:
     """The (robust) loss along one direction.
@@ -105,7 +105,7 @@ def landscape(
       attack: attack on the inputs at every step; None for the clean loss.
       steps: multiples of the direction.
       batch_size: examples at a time.
-      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh.
+      mesh: devices to spread the work over; see `rfm.devices`.
       on_step: called with the number of steps done.
 
     Returns:
@@ -113,7 +113,7 @@ def landscape(
     """
     points = np.asarray(steps, np.float64)[:, None]
     model = apply_fn, params, [direction]
-    losses = _losses_at(points, *model, x, y, key, attack, batch_size, place, on_step)
+    losses = _losses_at(points, *model, x, y, key, attack, batch_size, mesh, on_step)
     return Landscape(points[:, 0], losses, (_length(direction),))
 
 
@@ -128,14 +128,14 @@ def surface(
     attack: PGD | None,
     steps: Sequence[float] | np.ndarray = SURFACE_STEPS,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> Landscape:
     """The (robust) loss over the plane of two directions; arguments as in `landscape`."""
     along = np.asarray(steps, np.float64)
     points = np.stack(np.meshgrid(along, along, indexing="ij"), -1).reshape(-1, 2)
     model = apply_fn, params, list(directions)
-    losses = _losses_at(points, *model, x, y, key, attack, batch_size, place, on_step)
+    losses = _losses_at(points, *model, x, y, key, attack, batch_size, mesh, on_step)
     shape = (len(along), len(along), len(x))
     return Landscape(along, losses.reshape(shape), tuple(map(_length, directions)))
 
@@ -150,45 +150,34 @@ def _losses_at(
     key: Keys,
     attack: PGD | None,
     batch_size: int,
-    place: Place,
+    mesh: Mesh | None,
     on_step: Callable[[int], None],
 ) -> Float[np.ndarray, "m n"]:
-    """Losses at ``params + sum_i point_i * direction_i``, a dispatch for each batch."""
-    apply_fn, keys = as_partial(apply_fn), example_keys(key, len(x))
-    images, labels = np.asarray(x), np.asarray(y)
-    compiled = attack is None or attack.compiled
-    if compiled is None:
-        compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
-    loss_at = _loss_compiled if compiled else _loss_at
+    """Losses at ``params + sum_i point_i * direction_i``."""
+    images, labels, keys = np.asarray(x), np.asarray(y), example_keys(key, len(x))
     cut = list(batches(len(x), batch_size))
-    placed = [place((images[b.indices], labels[b.indices], keys[b.indices])) for b in cut]
+    work = [(images[b.indices], labels[b.indices], keys[b.indices]) for b in cut]
+    moves = points.astype(np.float32)
+    pieces = ((examples, move) for move in moves for examples in work)
+    model = as_partial(apply_fn), params, directions
+    compiled = may_compile(bind(apply_fn, params), images[:1], attack)
+    found = results(_loss_at, attack, model, pieces, mesh=mesh, compiled=compiled)
     rows = []
-    for number, point in enumerate(points, start=1):
-        weights = jnp.asarray(point, jnp.float32)
-        found = [
-            loss_at(apply_fn, params, directions, weights, images, labels, key, attack)
-            for images, labels, key in placed
-        ]
-        values = [np.asarray(v, np.float64)[b.valid] for v, b in zip(found, cut, strict=True)]
-        rows.append(np.concatenate(values))
+    for number in range(1, len(points) + 1):
+        at_point = zip(itertools.islice(found, len(cut)), cut, strict=True)
+        rows.append(np.concatenate([np.asarray(v, np.float64)[b.valid] for v, b in at_point]))
         on_step(number)
     return np.stack(rows)
 
 
 def _loss_at(
-    apply_fn: ApplyFn,
-    params: Params,
-    directions: list[Params],
-    point: Float[Array, " k"],
-    x: Images,
-    y: Labels,
-    keys: Key[Array, " n"],
     attack: PGD | None,
+    model: tuple[ApplyFn, Params, list[Params]],
+    examples: tuple[Images, Labels, Key[Array, " n"]],
+    point: Float[Array, " k"],
 ) -> PerExample:
-    return perturbed_loss(bind(apply_fn, _moved(params, directions, point)), x, y, keys, attack)
-
-
-_loss_compiled = jax.jit(_loss_at, static_argnums=7)
+    apply_fn, params, directions = model
+    return perturbed_loss(bind(apply_fn, _moved(params, directions, point)), *examples, attack)
 
 
 @jax.jit

@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from rfm import losses
+from rfm import loops, losses
 from rfm.attacks import PGD
 from rfm.batching import batches
+from rfm.devices import shard
 from rfm.types import (
     ApplyFn,
     Images,
@@ -18,7 +20,6 @@ from rfm.types import (
     LogitsFn,
     Params,
     PerExample,
-    Place,
     bind,
     example_keys,
 )
@@ -33,7 +34,7 @@ def reference(
     *,
     attack: PGD | None,
     batch_size: int = 128,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Float[np.ndarray, " n"]:
     """Per-example losses at `params`: RLoss by `attack`, or Loss if that is None.
@@ -49,7 +50,7 @@ def reference(
       key: one key, or one per example.
       attack: how to attack, e.g. ``rfm.attacks.PGD(...)``; None for the clean loss.
       batch_size: examples at a time; all batches share one compilation.
-      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh.
+      mesh: devices to spread the work over; see `rfm.devices`.
       on_batch: called with the number of examples done after each batch.
 
     Returns:
@@ -59,7 +60,7 @@ def reference(
     logits_fn, done = bind(apply_fn, params), []
     for batch in batches(len(x), batch_size):
         rows = batch.indices
-        images, labels, example_key = place((x[rows], y[rows], keys[rows]))
+        images, labels, example_key = shard((x[rows], y[rows], keys[rows]), mesh)
         loss = perturbed_loss(logits_fn, images, labels, example_key, attack)
         done.append(np.asarray(loss, np.float64)[batch.valid])
         on_batch(sum(map(len, done)))
@@ -79,3 +80,12 @@ def perturbed_loss(
 def clean_loss(logits_fn: LogitsFn, x: Images, y: Labels) -> PerExample:
     """Cross-entropy per example at the inputs themselves."""
     return losses.cross_entropy(logits_fn(x), y)
+
+
+def may_compile(logits_fn: LogitsFn, x: Images | np.ndarray, attack: PGD | None) -> bool:
+    """May `perturbed_loss` be inside of a compiled loop? See `rfm.loops`."""
+    if attack is None:
+        return loops.runs_fast_in_loops(logits_fn, x, gradient=False)
+    if attack.compiled is not None:
+        return attack.compiled
+    return loops.runs_fast_in_loops(logits_fn, x)

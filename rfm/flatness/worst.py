@@ -13,19 +13,22 @@ the one of highest mean loss counts, and of all restarts the worst.
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Key
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rfm import loops, losses
 from rfm.attacks import PGD
 from rfm.attacks._common import fold, into_box, per_row
 from rfm.batching import batches
+from rfm.flatness._pieces import results
 from rfm.flatness.reference import reference as reference_losses
 from rfm.flatness.result import Flatness
 from rfm.perturb import RelativeBall
@@ -35,7 +38,6 @@ from rfm.types import (
     Labels,
     Params,
     PerExample,
-    Place,
     Threat,
     as_partial,
     bind,
@@ -51,6 +53,10 @@ class _Ascent(NamedTuple):
     steps: int
     input_step_size: float
     weight_step_size: float
+
+
+_Examples = tuple[Any, Any, Any, Any]
+"""Inputs, labels, which of them count, and their keys."""
 
 
 class _State(NamedTuple):
@@ -77,7 +83,7 @@ def worst_case(
     reference: Float[np.ndarray, " n"] | None = None,
     batch_size: int = 128,
     compiled: bool | None = None,
-    place: Place = jax.device_put,
+    mesh: Mesh | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Flatness:
     """Largest increase of the (robust) loss in a ball around the weights, Eq. (5).
@@ -102,7 +108,7 @@ def worst_case(
       batch_size: examples that share a weight perturbation.
       compiled: put the loop into one compiled program; None: where that is fast, see
         `rfm.loops`.
-      place: puts the arrays of a batch onto devices, e.g. sharded over a mesh.
+      mesh: devices to spread the work over; see `rfm.devices`.
       on_batch: called with the number of examples done after each batch.
 
     Returns:
@@ -112,34 +118,22 @@ def worst_case(
       ValueError: `steps` is negative, `restarts` is not positive, or `reference` has
         another length than `x`.
     """
-    if steps < 0 or restarts < 1:
-        raise ValueError(f"need steps >= 0 and restarts >= 1, got {steps} and {restarts}")
-    apply_fn = as_partial(apply_fn)
+    _check(steps, restarts)
     weight_key, input_key, reference_key = jax.random.split(key, 3)
     if reference is None:
         attack = None if threat is None else PGD(threat, steps, input_step_size, restarts)
         reference = reference_losses(
-            apply_fn, params, x, y, reference_key, attack=attack, batch_size=batch_size, place=place
+            apply_fn, params, x, y, reference_key, attack=attack, batch_size=batch_size, mesh=mesh
         )
     if len(reference) != len(x):
         raise ValueError(f"reference has {len(reference)} losses for {len(x)} examples")
-    if compiled is None:
-        compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
     ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
-    keys, done = example_keys(input_key, len(x)), []
-    climb = _climb_compiled if compiled else _climb
-    for number, batch in enumerate(batches(len(x), batch_size)):
-        rows = batch.indices
-        batch_key = jax.random.fold_in(weight_key, number)
-        placed = place((x[rows], y[rows], batch.valid, keys[rows]))
-        images, labels, valid, example_key = placed
-        found = [
-            climb(
-                ascent, apply_fn, params, images, labels, valid, batch_key, example_key, r, compiled
-            )[:2]
-            for r in range(restarts)
-        ]
-        losses_found, means = zip(*jax.device_get(found), strict=True)
+    keys, cut = example_keys(input_key, len(x)), list(batches(len(x), batch_size))
+    work = [(x[b.indices], y[b.indices], b.valid, keys[b.indices]) for b in cut]
+    found = _climbs(_losses, ascent, apply_fn, params, work, weight_key, restarts, compiled, mesh)
+    done: list[np.ndarray] = []
+    for batch in cut:
+        losses_found, means = zip(*itertools.islice(found, restarts), strict=True)
         worst = losses_found[int(np.argmax(means))]
         done.append(np.asarray(worst, np.float64)[batch.valid])
         on_batch(sum(map(len, done)))
@@ -159,59 +153,80 @@ def adversarial_directions(
     restarts: int = 10,
     input_step_size: float = 0.007,
     weight_step_size: float = 0.001,
-    batch_size: int | None = None,
-    place: Place = jax.device_put,
+    compiled: bool | None = None,
+    mesh: Mesh | None = None,
 ) -> list[Params]:
     """The weight perturbations that `worst_case` finds on one batch, one for each restart.
 
-    Arguments as in `worst_case`, except that all of `x` is one batch, filled up to
-    `batch_size` (for `place`). For landscapes (Section C); `RelativeBall.direction` gives
-    them their length.
+    Arguments as in `worst_case`, except that all of `x` is one batch. For landscapes (Section
+    C); `RelativeBall.direction` gives them their length.
 
     Raises:
       ValueError: `steps` is negative or `restarts` is not positive.
     """
+    _check(steps, restarts)
+    ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
+    weight_key, input_key, _ = jax.random.split(key, 3)
+    keys, valid = example_keys(input_key, len(x)), np.ones(len(x), bool)
+    work = [(np.asarray(x), np.asarray(y), valid, keys)]
+    found = _climbs(_weights, ascent, apply_fn, params, work, weight_key, restarts, compiled, mesh)
+    return list(found)
+
+
+def _check(steps: int, restarts: int) -> None:
     if steps < 0 or restarts < 1:
         raise ValueError(f"need steps >= 0 and restarts >= 1, got {steps} and {restarts}")
-    apply_fn = as_partial(apply_fn)
-    weight_key, input_key, _ = jax.random.split(key, 3)
-    batch_key = jax.random.fold_in(weight_key, 0)
-    compiled = loops.runs_fast_in_loops(bind(apply_fn, params), x[:1])
-    ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
-    climb = _climb_compiled if compiled else _climb
-    (batch,) = batches(len(x), max(batch_size or 0, len(x)))
-    rows, keys = batch.indices, example_keys(input_key, len(x))
-    filled = (np.asarray(x)[rows], np.asarray(y)[rows], batch.valid, keys[rows])
-    images, labels, valid, keys = place(filled)
-    data = (images, labels, valid, batch_key, keys)
-    found = (climb(ascent, apply_fn, params, *data, r, compiled) for r in range(restarts))
-    return [nu for _, _, nu in found]
 
 
-def _climb(
+def _climbs(
+    function: Callable[..., Any],
     ascent: _Ascent,
     apply_fn: ApplyFn,
     params: Params,
-    x: Images,
-    y: Labels,
-    valid: Bool[Array, " n"],
-    weight_key: Key[Array, ""],
-    keys: Key[Array, " n"],
-    restart: int,
-    compiled: bool,
+    work: list[_Examples],
+    key: Key[Array, ""],
+    restarts: int,
+    compiled: bool | None,
+    mesh: Mesh | None,
+) -> Iterator[Any]:
+    """What `function` returns of every batch and restart, batch by batch."""
+    if compiled is None:
+        compiled = loops.runs_fast_in_loops(bind(apply_fn, params), work[0][0][:1])
+    pieces = (
+        (examples, (jax.random.fold_in(key, number), np.int32(restart)))
+        for number, examples in enumerate(work)
+        for restart in range(restarts)
+    )
+    model = as_partial(apply_fn), params
+    return results(function, (ascent, compiled), model, pieces, mesh=mesh, compiled=compiled)
+
+
+def _losses(*work: Any) -> tuple[PerExample, Float[Array, ""]]:
+    """Losses (n,) at the best iterate of a climb, and their mean."""
+    return _climb(*work)[:2]
+
+
+def _weights(*work: Any) -> Params:
+    """Weight perturbation of the best iterate of a climb."""
+    return _climb(*work)[2]
+
+
+def _climb(
+    settings: tuple[_Ascent, bool],
+    model: tuple[ApplyFn, Params],
+    examples: _Examples,
+    draw: tuple[Key[Array, ""], Int[Array, ""]],
 ) -> tuple[PerExample, Float[Array, ""], Params]:
     """The best iterate of one restart on one batch: losses (n,), their mean, and nu."""
-    state = _start(ascent, params, x, weight_key, keys, restart)
+    (ascent, compiled), (x, y, valid, keys), (key, restart) = settings, examples, draw
+    state = _start(ascent, model[1], x, key, keys, restart)
     state = loops.repeat(
-        lambda state: _step(ascent, apply_fn, params, x, y, valid, state),
+        lambda state: _step(ascent, *model, x, y, valid, state),
         ascent.steps,
         state,
         compiled=compiled,
     )
-    return _finish(ascent, apply_fn, params, x, y, valid, state)
-
-
-_climb_compiled = jax.jit(_climb, static_argnums=(0, 9))
+    return _finish(ascent, *model, x, y, valid, state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -221,7 +236,7 @@ def _start(
     x: Images,
     weight_key: Key[Array, ""],
     keys: Key[Array, " n"],
-    restart: int,
+    restart: Int[Array, ""],
 ) -> _State:
     nu = ascent.ball.sample(jax.random.fold_in(weight_key, restart), params)
     delta = jnp.zeros_like(x)

@@ -5,7 +5,6 @@ checkpoint is, a checkpoint is complete or absent, and what is beyond the newest
 checkpoint is cut off and computed again on restart, with the same result.
 """
 
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from jaxtyping import Array
 from rfm import workdir as workdirs
 from rfm.attacks import PGD
 from rfm.data.splits import validation
-from rfm.devices import replicate, shard
+from rfm.devices import replicate
 from rfm.evaluation.robustness import attacked, clean
 from rfm.progress import Progress, silent
 from rfm.training.build import Run, attack
@@ -132,16 +131,16 @@ def _validator(run: Run) -> Callable[[TrainState, int], dict[str, float]]:
     section = run.config.validation
     examples = validation(run.dataset, section.examples)
     settings: PGD = attack(section, "config.validation")
-    place = functools.partial(shard, mesh=run.mesh)
+    mesh = run.mesh
     batch_size = run.config.train.batch_size
 
     def validate(state: TrainState, step: int) -> dict[str, float]:
         logits_fn = bind(run.apply_fn(state.batch_stats), state.params)
         key = jax.random.fold_in(run.key("validation"), step)
         images, labels = examples.images, examples.labels
-        natural = clean(logits_fn, images, labels, batch_size=batch_size, place=place)
+        natural = clean(logits_fn, images, labels, batch_size=batch_size, mesh=mesh)
         worst = attacked(
-            logits_fn, images, labels, key, attack=settings, batch_size=batch_size, place=place
+            logits_fn, images, labels, key, attack=settings, batch_size=batch_size, mesh=mesh
         )
         return {
             "loss": float(natural.loss.mean(dtype=np.float64)),

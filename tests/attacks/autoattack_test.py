@@ -172,8 +172,8 @@ def test_batches_do_not_matter(problem):
         np.testing.assert_allclose(one.x, other.x, atol=1e-5)
 
 
-def test_devices_do_not_matter(problem, spread):
-    one, several = attack(problem, batch_size=8), attack(problem, batch_size=8, place=spread)
+def test_devices_do_not_matter(problem, four_devices):
+    one, several = attack(problem, batch_size=8), attack(problem, batch_size=8, mesh=four_devices)
     np.testing.assert_array_equal(one.broken_by, several.broken_by)
 
 

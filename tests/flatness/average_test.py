@@ -164,14 +164,14 @@ def test_scaling_convolutions_changes_nothing(residual_network, attack):
 
 
 @pytest.mark.parametrize("attack", [None, ATTACK])
-def test_devices_do_not_matter(linear_problem, spread, attack):
+def test_devices_do_not_matter(linear_problem, four_devices, attack):
     apply_fn, params, x, y = linear_problem
     settings = SETTINGS | {"attack": attack}
     found, expected = (
-        average_case(apply_fn, params, x, y, KEY, **settings, place=place)
-        for place in (spread, jax.device_put)
+        average_case(apply_fn, params, x, y, KEY, **settings, mesh=mesh)
+        for mesh in (four_devices, None)
     )
-    np.testing.assert_allclose(found.samples, expected.samples, rtol=1e-9)
+    np.testing.assert_array_equal(found.samples, expected.samples)
     np.testing.assert_allclose(found.value, expected.value, rtol=1e-9)
 
 

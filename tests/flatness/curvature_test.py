@@ -119,9 +119,9 @@ def test_a_density_by_hand():
     np.testing.assert_allclose(density.at(np.array([0, 2]), 0.1), [0.75 * peak, 0.25 * peak])
 
 
-def test_devices_and_batches_do_not_matter(problem, spread):
+def test_devices_and_batches_do_not_matter(problem, four_devices):
     one = extreme_eigenvalues(*problem, KEY, products=12)
-    for more in ({"place": spread, "batch_size": 4}, {"batch_size": 3}):
+    for more in ({"mesh": four_devices, "batch_size": 4}, {"batch_size": 3}):
         other = extreme_eigenvalues(*problem, KEY, products=12, **more)
         assert other.largest.value == pytest.approx(one.largest.value, rel=1e-9)
         assert other.smallest.value == pytest.approx(one.smallest.value, rel=1e-9)

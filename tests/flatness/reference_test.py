@@ -45,11 +45,11 @@ def test_batches_do_not_matter(linear_problem, attack):
     np.testing.assert_allclose(part, whole[rows], rtol=1e-9)
 
 
-def test_devices_do_not_matter(linear_problem, spread):
+def test_devices_do_not_matter(linear_problem, four_devices):
     apply_fn, params, x, y = linear_problem
     found, expected = (
-        reference(apply_fn, params, x, y, KEY, attack=ATTACK, batch_size=8, place=place)
-        for place in (spread, jax.device_put)
+        reference(apply_fn, params, x, y, KEY, attack=ATTACK, batch_size=8, mesh=mesh)
+        for mesh in (four_devices, None)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 

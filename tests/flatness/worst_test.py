@@ -216,14 +216,14 @@ def test_scaling_convolutions_changes_nothing(residual_network, threat):
 
 
 @pytest.mark.parametrize("threat", [None, linf(0.1)])
-def test_devices_do_not_matter(linear_problem, spread, threat):
+def test_devices_do_not_matter(linear_problem, four_devices, threat):
     apply_fn, params, x, y = linear_problem
     settings = SETTINGS | ZEROS | {"threat": threat}
     found, expected = (
-        worst_case(apply_fn, params, x, y, KEY, **settings, place=place)
-        for place in (spread, jax.device_put)
+        worst_case(apply_fn, params, x, y, KEY, **settings, mesh=mesh)
+        for mesh in (four_devices, None)
     )
-    np.testing.assert_allclose(found.samples, expected.samples, rtol=1e-9)
+    np.testing.assert_array_equal(found.samples, expected.samples)
 
 
 def test_compiled_and_step_by_step_are_the_same(linear_problem):
