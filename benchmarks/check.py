@@ -4,6 +4,7 @@ What is random is fixed on both sides: attacks start at the input, weight pertur
 ``radius * w``, a point of the ball's surface. Everything else is what is timed.
 """
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -46,7 +47,8 @@ def differences(width: int, batch: int) -> Iterator[tuple[str, float]]:
     # trajectories after them: many steps are compared in float64, a single one in float32.
     for dtype, steps in (("float32", 1), ("float64", given.TRAIN_STEPS)):
         asked = Workload("pgd", width, 1, batch=batch, steps=steps, dtype=dtype)
-        for name, difference in (*_attacks(asked), *_flatness(asked)):
+        clean = dataclasses.replace(asked, robust=False)
+        for name, difference in (*_attacks(asked), *_flatness(asked), *_flatness(clean)):
             yield f"{dtype}, {name}", difference
     asked = Workload("at_step", width, 1, batch=batch, dtype="float64")
     yield "float64, update of an AT step", _training(asked)
@@ -69,18 +71,18 @@ def _attacks(asked: Workload) -> Iterator[tuple[str, float]]:
 
 
 def _flatness(asked: Workload) -> Iterator[tuple[str, float]]:
+    attack = rfm_side.attack(asked, steps=asked.steps, random_start=False)
     ours = rfm_side.average_case(
-        asked,
-        ball=FixedBall(given.AVERAGE_RADIUS),
-        attack=rfm_side.attack(asked, steps=asked.steps, random_start=False),
+        asked, ball=FixedBall(given.AVERAGE_RADIUS), attack=attack if asked.robust else None
     )
     theirs = torch_side.average_case(asked, {}, random=False)
-    yield f"mean loss at other weights, PGD-{asked.steps}", _relative(ours(), theirs())
-    ours = rfm_side.worst_case(
-        asked, ball=FixedBall(given.WORST_RADIUS), threat=FixedThreat(given.EPSILON)
-    )
+    what = f"PGD-{asked.steps}" if asked.robust else "no attack"
+    yield f"mean loss at other weights, {what}", _relative(ours(), theirs())
+    threat = FixedThreat(given.EPSILON) if asked.robust else None
+    ours = rfm_side.worst_case(asked, ball=FixedBall(given.WORST_RADIUS), threat=threat)
     theirs = torch_side.worst_case(asked, {}, random=False)
-    yield f"mean loss after {asked.steps} joint step(s)", _relative(ours(), theirs())
+    what = "joint steps" if asked.robust else "steps of the weights"
+    yield f"mean loss after {asked.steps} {what}", _relative(ours(), theirs())
 
 
 def _training(asked: Workload) -> float:

@@ -20,8 +20,8 @@ KINDS = ("at_step", "pgd", "average_case", "worst_case", "hessian")
 FULL = 10  # restarts, weight samples: the paper's protocol
 
 
-def case(workload: Workload, pythons: tuple[str, str]) -> Case:
-    """The row of a workload: rfm beside PyTorch."""
+def case(workload: Workload, pythons: tuple[str, str], unit: str = "") -> Case:
+    """The row of a workload: rfm beside PyTorch; `unit` if it is not the usual one."""
     ours = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     theirs = {"OMP_NUM_THREADS": str(cores())}
     if workload.device == "cpu":
@@ -32,7 +32,10 @@ def case(workload: Workload, pythons: tuple[str, str]) -> Case:
     settings = workload.settings()
     return Case(
         title(workload),
-        {"at_step": "step", "hessian": "product"}.get(workload.kind, f"{workload.batch} examples"),
+        unit
+        or {"at_step": "step", "hessian": "product"}.get(
+            workload.kind, f"{workload.batch} examples"
+        ),
         {
             "rfm": Side("benchmarks.rfm_side:run", settings, ours, pythons[0]),
             "PyTorch": Side("benchmarks.torch_side:run", settings, theirs, pythons[1]),
@@ -44,11 +47,14 @@ def title(workload: Workload) -> str:
     """What is computed, the part of the full protocol that it is included."""
     steps, times = workload.steps, workload.times
     part = "" if times == FULL else f" (of {FULL})"
+    of_loss = "" if workload.robust else " of Loss"
+    attack = f", PGD-{steps}" if workload.robust else " of Loss"
     what = {
         "at_step": "AT step: PGD-7 and the update",
         "pgd": f"PGD-{steps}, {times} restart(s){part}",
-        "average_case": f"average-case flatness, {times} weight sample(s){part}, PGD-{steps}",
-        "worst_case": f"worst-case flatness, {times} restart(s){part} of {steps} joint steps",
+        "average_case": f"average-case flatness, {times} weight sample(s){part}{attack}",
+        "worst_case": f"worst-case flatness{of_loss}, {times} restart(s){part} of {steps} steps",
+        "landscape": f"landscape, {times} points{attack}",
         "hessian": f"Hessian-vector product, {times} in Lanczos' method",
     }[workload.kind]
     plain = workload.dtype == "float32"
@@ -62,7 +68,9 @@ def times(kind: str, options: argparse.Namespace) -> int:
         return options.steps_per_dispatch or (2 if on_cpu else 65)
     if kind == "hessian":
         return options.times or (5 if on_cpu else 50)
-    return options.times or (1 if on_cpu else FULL)
+    if kind == "pgd":
+        return options.times or (1 if on_cpu else FULL)
+    return options.times or (2 if on_cpu else FULL)  # a sample or restart for each device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--times",
         type=int,
         default=0,
-        help="restarts or samples (1 on CPU, else 10)",
+        help="restarts or samples (1 or 2 on CPU, else 10)",
     )
     add("--steps-per-dispatch", type=int, default=0, help="AT steps per call (2 on CPU, else 65)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="for both sides (cpu)")

@@ -47,14 +47,15 @@ class Job:
     Attributes:
       call: does the work once, waits until it is done, and returns a finite number that
         it computed (a loss, say), which is recorded: the two sides should agree about it.
-      units: how many units of work (steps, say) one call does; times are divided by it.
+      units: how many units of work (steps, say) one call does, which may be a part of one;
+        times are divided by it.
       about: the device, versions and choices; strings, recorded as they are.
       device_peak: most device memory in use so far, bytes; None where there is no device
         memory apart from the process's own.
     """
 
     call: Callable[[], float]
-    units: int = 1
+    units: float = 1
     about: Mapping[str, str] = dataclasses.field(default_factory=dict)
     device_peak: Callable[[], int] | None = None
 
@@ -184,7 +185,7 @@ def _busy(seconds: float = 1.0) -> float:
     return 1 - (spent[3] + spent[4]) / max(sum(spent), 1)  # idle and waiting for disks
 
 
-def _of_side(calls: list[dict[str, Any]], units: int) -> dict[str, Any]:
+def _of_side(calls: list[dict[str, Any]], units: float) -> dict[str, Any]:
     seconds = [call["seconds"] / units for call in calls]
     return {
         "median": statistics.median(seconds),

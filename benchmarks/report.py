@@ -32,7 +32,7 @@ def save(rows: list[Row], folder: Path = RESULTS) -> Path:
     first = next(iter(rows[0]["sides"].values()))
     on_device = first["memory"] == "device"
     device = first["about"]["device"].split(",")[0] if on_device else environment["cpu"]
-    path = folder / f"{_slug(device, None if on_device else environment['cores'])}.json"
+    path = folder / f"{slug(device, None if on_device else environment['cores'])}.json"
     kept = json.loads(path.read_text())["rows"] if path.exists() else []
     new = [{**row, "environment": environment} for row in rows]
     names = {row["name"] for row in new}
@@ -65,10 +65,12 @@ def table(rows: list[Row]) -> Table:
     return made
 
 
-def render(readme: Path = README, folder: Path = RESULTS) -> None:
-    """Rewrites the marked region of the README from the results files."""
+def render(
+    readme: Path = README, folder: Path = RESULTS, region: tuple[str, str] = (BEGIN, END)
+) -> None:
+    """Rewrites a marked region of the README from the results files."""
     parts = [_markdown(path) for path in sorted(folder.glob("*.json"))]
-    replace_region(BEGIN, END, parts, readme)
+    replace_region(*region, parts, readme)
 
 
 def replace_region(begin: str, end: str, parts: Sequence[str], readme: Path = README) -> None:
@@ -133,7 +135,8 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _slug(device: str, count: int | None) -> str:
+def slug(device: str, count: int | None = None) -> str:
+    """A file name for a device."""
     name = re.sub(r"\((r|tm)\)|\bcpu\b|@.*", "", device.lower())
     words = re.findall(r"[a-z0-9.]+", name)
     return "-".join([*words, *([f"{count}-cores"] if count else [])])

@@ -35,6 +35,7 @@ def run(workload: dict[str, Any]) -> Job:
         "pgd": pgd,
         "average_case": average_case,
         "worst_case": worst_case,
+        "landscape": landscape,
         "hessian": hessian,
     }
     with jax.default_matmul_precision("highest" if asked.full_precision else "default"):
@@ -54,7 +55,7 @@ def run(workload: dict[str, Any]) -> Job:
     on_host = device.platform == "cpu"
     return Job(
         call_precisely,
-        units=asked.times if asked.kind in ("at_step", "hessian") else 1,
+        units=asked.units,
         about=about,
         device_peak=None if on_host else lambda: device.memory_stats()["peak_bytes_in_use"],
     )
@@ -161,7 +162,7 @@ def average_case(asked: Workload, **changed: Any) -> Callable[[], float]:
     settings = {
         "ball": rfm.perturb.RelativeBall(given.AVERAGE_RADIUS),
         "samples": asked.times,
-        "attack": attack(asked, steps=asked.steps),
+        "attack": attack(asked, steps=asked.steps) if asked.robust else None,
     }
     return _flatness(asked, rfm.flatness.average_case, settings | changed)
 
@@ -170,13 +171,36 @@ def worst_case(asked: Workload, **changed: Any) -> Callable[[], float]:
     """Worst RLoss of one batch over `asked.times` restarts; the reference is given."""
     settings = {
         "ball": rfm.perturb.RelativeBall(given.WORST_RADIUS),
-        "threat": rfm.threat.linf(given.EPSILON),
+        "threat": rfm.threat.linf(given.EPSILON) if asked.robust else None,
         "steps": asked.steps,
         "restarts": asked.times,
         "input_step_size": given.STEP_SIZE,
         "weight_step_size": given.WEIGHT_STEP_SIZE,
     }
     return _flatness(asked, rfm.flatness.worst_case, settings | changed)
+
+
+def landscape(asked: Workload) -> Callable[[], float]:
+    """RLoss of one batch at `asked.times` points along a random direction."""
+    mesh = make_mesh(asked.batch)
+    model, params, batch_stats = network(asked)
+    params, batch_stats = replicate((params, batch_stats), mesh)
+    apply_fn, (x, y) = models.apply_fn(model, batch_stats), inputs(asked)
+    ball = rfm.perturb.RelativeBall(given.AVERAGE_RADIUS)
+    settings = {
+        "attack": attack(asked, steps=asked.steps) if asked.robust else None,
+        "steps": np.linspace(-1, 1, asked.times),
+        "batch_size": asked.batch,
+        "mesh": mesh,
+    }
+
+    def call() -> float:
+        key = jax.random.key(1)
+        direction = ball.random_direction(key, params)
+        found = rfm.flatness.landscape(apply_fn, params, direction, x, y, key, **settings)
+        return float(found.mean.mean())
+
+    return call
 
 
 def hessian(asked: Workload) -> Callable[[], float]:

@@ -37,6 +37,7 @@ def run(workload: dict[str, Any]) -> Job:
         "pgd": evaluation,
         "average_case": average_case,
         "worst_case": worst_case,
+        "landscape": landscape,
         "hessian": hessian,
     }
     about = {
@@ -54,7 +55,7 @@ def run(workload: dict[str, Any]) -> Job:
 
     return Job(
         call_and_wait,
-        units=asked.times if asked.kind in ("at_step", "hessian") else 1,
+        units=asked.units,
         about=about,
         device_peak=torch.cuda.max_memory_allocated if on_device else None,
     )
@@ -181,20 +182,50 @@ def average_case(
     asked: Workload, about: dict[str, str], *, random: bool = True
 ) -> Callable[[], Tensor]:
     """Mean RLoss of one batch under `asked.times` weight samples."""
-    model, (x, y), attack = network(asked), inputs(asked), PGD(asked.steps, random)
-    weights = perturbed(model)
-    original = [w.clone() for w in weights]
+    model, weights, original, loss_at = _perturbed_loss(asked, random=random)
 
     def call() -> Tensor:
         losses = []
         for _ in range(asked.times):
             torch._foreach_copy_(weights, original)
             torch._foreach_add_(weights, draw(original, given.AVERAGE_RADIUS, random=random))
-            losses.append(attack.rows(model, x, y).loss)
+            losses.append(loss_at(model))
         torch._foreach_copy_(weights, original)
         return torch.stack(losses).mean()
 
     return call
+
+
+def landscape(asked: Workload, about: dict[str, str]) -> Callable[[], Tensor]:
+    """Mean RLoss of one batch at `asked.times` points along a random direction."""
+    model, weights, original, loss_at = _perturbed_loss(asked, random=True)
+
+    def call() -> Tensor:
+        direction, losses = draw(original, given.AVERAGE_RADIUS, random=True), []
+        for point in torch.linspace(-1, 1, asked.times).tolist():
+            torch._foreach_copy_(weights, original)
+            torch._foreach_add_(weights, direction, alpha=point)
+            losses.append(loss_at(model))
+        torch._foreach_copy_(weights, original)
+        return torch.stack(losses).mean()
+
+    return call
+
+
+def _perturbed_loss(
+    asked: Workload, *, random: bool
+) -> tuple[ResNet, list[Tensor], list[Tensor], Callable[[nn.Module], Tensor]]:
+    """A network, its weights to be perturbed, what they were, and the losses of a batch."""
+    model, (x, y), attack = network(asked), inputs(asked), PGD(asked.steps, random)
+    weights = perturbed(model)
+
+    def loss_at(model: nn.Module) -> Tensor:
+        if asked.robust:
+            return attack.rows(model, x, y).loss
+        with torch.no_grad():
+            return functional.cross_entropy(model(x), y, reduction="none")
+
+    return model, weights, [w.clone() for w in weights], loss_at
 
 
 def worst_case(
@@ -212,14 +243,14 @@ def worst_case(
 
     def losses_of_restart() -> tuple[Tensor, Tensor]:
         nu = draw(original, given.WORST_RADIUS, random=random)
-        delta = start(x, random=random)
+        delta = start(x, random=random) if asked.robust else torch.zeros_like(x)
         best_losses, best_mean = x.new_zeros(len(y)), x.new_full((), -torch.inf)
         for step in range(asked.steps + 1):
             with torch.no_grad():
                 torch._foreach_copy_(weights, torch._foreach_add(original, nu))
             last = step == asked.steps
             with torch.set_grad_enabled(not last):
-                point = (x + delta).requires_grad_(not last)
+                point = (x + delta).requires_grad_(asked.robust and not last)
                 loss = functional.cross_entropy(model(point), y, reduction="none")
                 total = loss.sum()
             with torch.no_grad():
@@ -229,10 +260,11 @@ def worst_case(
                 best_losses = torch.where(better, loss, best_losses)
                 best_mean = torch.where(better, mean, best_mean)
             if not last:
-                gradient, *uphill = torch.autograd.grad(total, [point, *weights])
+                inputs_too = [point] if asked.robust else []
+                gradients = torch.autograd.grad(total, [*weights, *inputs_too])
                 with torch.no_grad():
-                    nu = climb(nu, uphill, steps, limits)
-                    delta = ascend(x, delta, gradient)
+                    nu = climb(nu, list(gradients[: len(weights)]), steps, limits)
+                    delta = ascend(x, delta, gradients[-1]) if asked.robust else delta
         return best_losses, best_mean
 
     def call() -> Tensor:

@@ -28,16 +28,18 @@ class Workload:
     """One computation at one size.
 
     Attributes:
-      kind: "at_step", "pgd", "average_case", "worst_case" or "hessian".
+      kind: "at_step", "pgd", "average_case", "worst_case", "landscape" or "hessian".
       width: of ResNet-18.
-      times: steps per dispatch, restarts, weight samples, restarts, products: what `kind`
-        repeats.
+      times: steps per dispatch, restarts, weight samples, restarts, points, products: what
+        `kind` repeats.
       batch: examples.
       steps: of the attack.
+      robust: RLoss; otherwise Loss, without an attack.
       dtype: of the computation, "float32", "bfloat16", or "float64" (weights, too) to check.
       device: "cpu" or "cuda".
       data: an .npz with `x_train` (uint8, n h w c) and `y_train`; empty: noise.
       chunk: of rfm's PGD, rows at once; 0: all.
+      per_thousand: times are those of 1000 examples; otherwise of a step, a product or a batch.
     """
 
     kind: str
@@ -45,15 +47,24 @@ class Workload:
     times: int
     batch: int = 128
     steps: int = STEPS
+    robust: bool = True
     dtype: str = "float32"
     device: str = "cpu"
     data: str = ""
     chunk: int = 0
+    per_thousand: bool = False
 
     @property
     def full_precision(self) -> bool:
         """Measures are taken without TF32; training may use it, on either side."""
         return self.kind != "at_step"
+
+    @property
+    def units(self) -> float:
+        """What times are divided by."""
+        if self.per_thousand:
+            return self.batch / 1000
+        return self.times if self.kind in ("at_step", "hessian") else 1
 
     def settings(self) -> dict[str, Any]:
         """As JSON, for a process of its own."""
