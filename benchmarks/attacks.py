@@ -43,7 +43,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
     from rfm.evaluation.compiling import CompileTime
     from rfm.training.build import build
     from rfm.training.checkpoint import Checkpoints
-    from rfm.types import bind
+    from rfm.types import bind, leaf_name
 
     config, workdir = resolve(None, str(options.workdir), [])
     run = build(config)
@@ -54,7 +54,7 @@ def rfm_side(options: argparse.Namespace, folder: Path) -> None:
     examples = evaluation(run.dataset, "test", options.examples)
     x, y = np.asarray(to_float(examples.images)), examples.labels
     flat = jax.tree_util.tree_flatten_with_path((state.params, state.batch_stats))[0]
-    named = {jax.tree_util.keystr(p, simple=True, separator="/")[2:]: v for p, v in flat}
+    named = {leaf_name(p)[2:]: v for p, v in flat}
     mean, std = run.model.mean, run.model.std
     about = {"stages": run.model.stages, "width": run.model.width, "mean": mean, "std": std}
     np.savez(folder / "problem.npz", x=x, y=y, about=np.array(json.dumps(about)), **named)

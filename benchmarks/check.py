@@ -19,7 +19,7 @@ from benchmarks.torch_attacks import PGD
 from benchmarks.torch_resnet import flax_path, from_flax
 from benchmarks.workload import Workload
 from rfm import models
-from rfm.types import Params, bind
+from rfm.types import Params, bind, leaf_name
 
 LIMIT = 1e-4  # relative, of the Euclidean norm
 
@@ -88,7 +88,7 @@ def _flatness(asked: Workload) -> Iterator[tuple[str, float]]:
 def _training(asked: Workload) -> float:
     state, _ = rfm_side.training(asked, random=False)()
     leaves = jax.tree_util.tree_leaves_with_path(state.params)
-    updated = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+    updated = {leaf_name(p): leaf for p, leaf in leaves}
     step, trained = torch_side.training(asked, random=False)
     step()
     moved, peer_moved = [], []

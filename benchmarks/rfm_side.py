@@ -76,7 +76,7 @@ def network(asked: Workload) -> tuple[nn.Module, PyTree, PyTree]:
     kept = np.float64 if asked.dtype == "float64" else np.float32  # bfloat16 is of layers only
 
     def weight(path: Any, leaf: Any) -> np.ndarray:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = rfm.types.leaf_name(path)
         return given.weight(name, leaf.shape).astype(kept)
 
     def statistic(path: Any, leaf: Any) -> np.ndarray:

@@ -6,8 +6,8 @@ ball used here is relative, layer by layer::
 
     B_xi(w) = {w + nu : ||nu^(l)||_2 <= xi * ||w^(l)||_2 for all layers l}
 
-Every weight tensor and every bias is a layer of its own; normalisation parameters
-are left alone. `RelativeBall` says which leaves those are and offers the operations
+Every weight tensor and every bias is a layer of its own (`RelativeBall.per` says otherwise);
+normalisation parameters are left alone. `RelativeBall` says which leaves those are and offers the operations
 that flatness measures and adversarial weight perturbation need, each a ``tree.map``
 over parameters of any model.
 
@@ -29,7 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from rfm.types import Params
+from rfm.types import Params, leaf_name
+
+KeyPath = tuple[Any, ...]
+AxesOfLayer = Callable[[str, Array], tuple[int, ...] | None]
+"""Which axes of the leaf at a path belong to one layer; None: all."""
 
 _NORMALISATION = re.compile(r"(^|[^a-z])([a-z]*norm(ali[sz]ation)?|bn)(?![a-z])")
 
@@ -50,9 +54,12 @@ class RelativeBall:
 
     Attributes:
       radius: xi of Eq. (4), relative to the norm of each layer, no unit.
-      per: "layer" compares whole tensors (Eq. (2)); "filter" compares the slices of the
-        last axis, the output channels of a Flax kernel (Eq. (1)); a tensor of one
-        dimension counts as one filter.
+      per: what counts as a layer. "layer": each leaf (Eq. (2)). "filter": each slice of the
+        last axis, the output channels of a Flax kernel (Eq. (1)); a leaf of one dimension
+        counts as one filter. Or a function of a leaf's path and the leaf that returns the
+        axes that belong to one layer, None for all: ``lambda path, leaf: (1, 2, 3)`` for
+        filters whose output channels come first, ``tuple(range(1, leaf.ndim))`` for layers
+        that are stacked along the first axis.
       exclude: predicate on leaf paths ("block_0/BatchNorm_1/scale"); leaves for which it
         is true are not perturbed.
       drawn: how `sample` draws. "ball": uniformly in the ball of each layer. "sphere":
@@ -67,15 +74,15 @@ class RelativeBall:
     """
 
     radius: float
-    per: Literal["layer", "filter"] = "layer"
+    per: Literal["layer", "filter"] | AxesOfLayer = "layer"
     exclude: Callable[[str], bool] = is_normalisation
     drawn: Literal["ball", "sphere", "norm"] = "ball"
 
     def __post_init__(self) -> None:
         if not 0 <= self.radius < float("inf"):
             raise ValueError(f"radius must be a finite number >= 0, got {self.radius!r}")
-        if self.per not in ("layer", "filter"):
-            raise ValueError(f"per must be 'layer' or 'filter', got {self.per!r}")
+        if self.per not in ("layer", "filter") and not callable(self.per):
+            raise ValueError(f"per must be 'layer', 'filter' or a function, got {self.per!r}")
         if self.drawn not in ("ball", "sphere", "norm"):
             raise ValueError(f"drawn must be 'ball', 'sphere' or 'norm', got {self.drawn!r}")
 
@@ -88,7 +95,7 @@ class RelativeBall:
         """
         direction_key, radius_key = jax.random.split(key)
         direction = self.normalise(_draw(direction_key, params, jax.random.normal), params)
-        norms = jax.tree.map(self._norm, params)
+        norms = jax.tree_util.tree_map_with_path(self._norm, params)
         uniform = _draw(radius_key, norms, jax.random.uniform)
 
         def shrink(leaf: Array, uniform: Array) -> Array:
@@ -108,8 +115,8 @@ class RelativeBall:
     def project(self, perturbation: Params, params: Params) -> Params:
         """The nearest point of the ball, layer by layer; inside nothing moves."""
 
-        def project(nu: Array, w: Array) -> Array:
-            norm, limit = self._norm(nu), self.radius * self._norm(w)
+        def project(path: KeyPath, nu: Array, w: Array) -> Array:
+            norm, limit = self._norm(path, nu), self.radius * self._norm(path, w)
             return jnp.where(norm > limit, nu * (limit / jnp.where(norm > 0, norm, 1.0)), nu)
 
         return self._map(project, perturbation, params)
@@ -120,21 +127,25 @@ class RelativeBall:
         A layer whose direction is 0 stays 0.
         """
 
-        def normalise(nu: Array, w: Array) -> Array:
-            norm = self._norm(nu)
-            return nu * (self._norm(w) / jnp.where(norm > 0, norm, 1.0))
+        def normalise(path: KeyPath, nu: Array, w: Array) -> Array:
+            norm = self._norm(path, nu)
+            return nu * (self._norm(path, w) / jnp.where(norm > 0, norm, 1.0))
 
         return self._map(normalise, direction, params)
 
-    def _norm(self, leaf: Array) -> Array:
-        axes = tuple(range(leaf.ndim - 1)) if self.per == "filter" and leaf.ndim > 1 else None
+    def _norm(self, path: KeyPath, leaf: Array) -> Array:
+        axes = None
+        if self.per == "filter" and leaf.ndim > 1:
+            axes = tuple(range(leaf.ndim - 1))
+        elif callable(self.per):
+            axes = self.per(leaf_name(path), leaf)
         squared = jnp.sum(jnp.square(leaf), axis=axes, keepdims=True)
         return jnp.sqrt(squared)
 
     def _map(self, function: Callable[..., Array], tree: Params, params: Params) -> Params:
-        def apply(path: tuple[Any, ...], nu: Array, w: Array) -> Array:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return jnp.zeros_like(nu) if self.exclude(name) else function(nu, w)
+        def apply(path: KeyPath, nu: Array, w: Array) -> Array:
+            excluded = self.exclude(leaf_name(path))
+            return jnp.zeros_like(nu) if excluded else function(path, nu, w)
 
         return jax.tree_util.tree_map_with_path(apply, tree, params)
 

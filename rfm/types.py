@@ -71,6 +71,11 @@ def bind(function: Callable[..., Any], *arguments: Any) -> jax.tree_util.Partial
     return jax.tree_util.Partial(partial.func, *partial.args, *arguments, **partial.keywords)
 
 
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf of a pytree in words: ``stage1_block1/conv1/conv/kernel``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def example_keys(key: Keys, n: int) -> Key[Array, " n"]:
     """One key per example: `key` itself if it is already that.
 

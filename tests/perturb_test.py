@@ -229,6 +229,33 @@ def test_one_zero_filter_does_not_disturb_the_others():
     np.testing.assert_allclose(leaf, [[0, 1]] * 3, rtol=1e-6)
 
 
+def test_a_function_says_what_a_layer_is():
+    """Filters first, as in Equinox, are the transposed filters of Flax; stacked layers, layers."""
+    rng = np.random.default_rng(0)
+    w, direction = rng.normal(size=(2, 3, 4, 5))
+    bias = rng.normal(size=4)
+
+    def first(path, leaf):
+        return None if path == "bias" else tuple(range(1, leaf.ndim))
+
+    filters = RelativeBall(0.5, per=first)
+    flax = RelativeBall(0.5, per="filter")
+    params, towards = {"w": w, "bias": bias}, {"w": direction, "bias": bias}
+    moved = {"w": np.moveaxis(w, 0, -1), "bias": bias}
+    moved_towards = {"w": np.moveaxis(direction, 0, -1), "bias": bias}
+    for method in ("normalise", "project", "direction"):
+        found = getattr(filters, method)(towards, params)
+        expected = getattr(flax, method)(moved_towards, moved)
+        np.testing.assert_allclose(np.moveaxis(found["w"], 0, -1), expected["w"], rtol=1e-5)
+        np.testing.assert_allclose(found["bias"], expected["bias"], rtol=1e-5)
+    sample = filters.sample(jax.random.key(0), params)["w"]
+    alone = [RelativeBall(0.5, "layer").normalise({"w": sample[i]}, {"w": w[i]}) for i in range(3)]
+    for i in range(3):  # each stacked layer lies in its own ball, none on a common sphere
+        ratio = np.linalg.norm(sample[i]) / np.linalg.norm(alone[i]["w"])
+        assert ratio <= 0.5 * (1 + 1e-5)
+    assert len({round(float(np.linalg.norm(s) / np.linalg.norm(v)), 6) for s, v in zip(sample, w)}) == 3
+
+
 def test_exclude_chooses_the_leaves():
     ball, params = RelativeBall(0.5, exclude=lambda path: "kernel" in path), random_params()
     moved = {name for name, leaf in ball.sample(jax.random.key(0), params).items() if leaf.any()}

@@ -162,13 +162,14 @@ class _Runner:
             count = passes(self.stages[progress.stage], self.classes)
             pairs = waiting(stands, progress.tried, count, limit=max(self.sizes))
             if len(pairs):
-                return self.attack(progress, pairs[: choose_size(len(pairs), self.sizes)])
+                size = choose_size(len(pairs), self.sizes)
+                return self.attack(progress, pairs[:size], size)
             progress = progress._replace(stage=progress.stage + 1, tried=0)
         return None
 
-    def attack(self, progress: Progress, pairs: Int[np.ndarray, " m"]) -> Progress:
-        """One batch of a stage."""
-        stage, size = self.stages[progress.stage], choose_size(len(pairs), self.sizes)
+    def attack(self, progress: Progress, pairs: Int[np.ndarray, " m"], size: int) -> Progress:
+        """One batch of a stage, filled up to `size` rows."""
+        stage = self.stages[progress.stage]
         filled = pairs[np.minimum(np.arange(size), len(pairs) - 1)]
         part, example = np.divmod(filled, len(self.x))
         keys = _keys(self.keys[example], progress.stage, part)

@@ -84,8 +84,7 @@ def judge(
     _check_names(adversarial)
     look_at = functools.partial(look, logits_fn, y=labels, batch_size=batch_size, mesh=mesh)
     wrong, loss = look_at(inputs)
-    broken_by = np.where(wrong, CLEAN, "").astype(object)
-    found, warnings = inputs.copy(), []
+    tally, found, warnings = _Tally(wrong, loss), inputs.copy(), []
     for name, points in adversarial.items():
         points = np.asarray(points, inputs.dtype)
         if points.shape != inputs.shape:
@@ -102,10 +101,9 @@ def judge(
                 " in [0, 1]; they do not count"
             )
         wrong, loss_there = look_at(points)
-        takes = (broken_by == "") & wrong & allowed
-        broken_by[takes] = name
-        found[takes], loss[takes] = points[takes], loss_there[takes]
-    return EnsembleResult(broken_by == "", broken_by.astype(str), found, loss, tuple(warnings))
+        takes = tally.add(name, wrong & allowed, loss_there)
+        found[takes] = points[takes]
+    return tally.result(found, tuple(warnings))
 
 
 def judge_logits(
@@ -129,16 +127,30 @@ def judge_logits(
     check_inputs(jnp.asarray(logits), jnp.asarray(labels))
     check_classes(labels, logits.shape[-1])
     _check_names(adversarial)
-    wrong, loss = (np.array(v) for v in _judge(jnp.asarray(logits), jnp.asarray(labels)))
-    broken_by = np.where(wrong, CLEAN, "").astype(object)
+    tally = _Tally(*(np.asarray(v) for v in _judge(jnp.asarray(logits), jnp.asarray(labels))))
     for name, there in adversarial.items():
         if np.shape(there) != logits.shape:
             raise ValueError(f"{name} must have shape {logits.shape}, got {np.shape(there)}")
-        wrong, loss_there = (np.asarray(v) for v in _judge(jnp.asarray(there), jnp.asarray(labels)))
-        takes = (broken_by == "") & wrong
-        broken_by[takes] = name
-        loss[takes] = loss_there[takes]
-    return EnsembleResult(broken_by == "", broken_by.astype(str), None, loss, ())
+        tally.add(name, *map(np.asarray, _judge(jnp.asarray(there), jnp.asarray(labels))))
+    return tally.result(None, ())
+
+
+class _Tally:
+    """Who broke which example first, and the loss there."""
+
+    def __init__(self, wrong: np.ndarray, loss: np.ndarray) -> None:
+        self._broken_by = np.where(wrong, CLEAN, "").astype(object)
+        self._loss = np.array(loss)
+
+    def add(self, name: str, wrong: np.ndarray, loss: np.ndarray) -> np.ndarray:
+        """Which examples fall to `name`, (n,), bool: those that are wrong and stood so far."""
+        takes: np.ndarray = (self._broken_by == "") & wrong
+        self._broken_by[takes], self._loss[takes] = name, loss[takes]
+        return takes
+
+    def result(self, x: np.ndarray | None, warnings: tuple[str, ...]) -> EnsembleResult:
+        names = self._broken_by.astype(str)
+        return EnsembleResult(names == "", names, x, self._loss, warnings)
 
 
 def check_examples(

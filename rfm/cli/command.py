@@ -133,13 +133,6 @@ class Command:
                         continue
                     yield Subject.of_state(run, state, str(step), snapshot=True)
 
-    def rescaled(self, run: Run, factor: float) -> Subject:
-        """The checkpoint asked for, its convolutions multiplied by `factor`."""
-        with self.checkpoints(run) as checkpoints:
-            step = _which(self.arguments.checkpoint, run, self.workdir, checkpoints.steps())
-            state = checkpoints.restore(step, run.initial_state())
-        return Subject.rescaled(run, state, self.arguments.checkpoint, factor)
-
     def carry_out(self, tasks: Sequence[Task], bars: Bars) -> list[Record]:
         """The records of `tasks`; says what they warn of."""
         again = self.arguments.again
@@ -159,27 +152,30 @@ class Command:
         return {record["split"]: record for record in found}
 
     def flatness(self, subject: Subject, evaluated: Mapping[str, Record], bars: Bars) -> None:
-        """The measures of the config, and at other radii those of RLoss that flags ask for."""
+        """The measures of the config, and those at other radii that flags ask for."""
         tasks = flatness_tasks(subject, evaluated)
-        if subject.snapshot:
-            if self.config.snapshots.products:
-                tasks.append(curvature_task(subject, "loss"))
-        else:
-            for case in ("average", "worst"):
-                for radius in numbers(self.arguments, f"{case}_radii"):
-                    tasks.append(
-                        flatness_task(subject, evaluated["test"], case, "rloss", radius=radius)
-                    )
+        if subject.snapshot and self.config.snapshots.products:
+            tasks.append(curvature_task(subject, "loss"))
+        tasks += [
+            flatness_task(subject, evaluated["test"], case, loss, radius=radius)
+            for case in ("average", "worst")
+            for radius in getattr(self.arguments, f"{case}_radii", ())
+            for loss in ("loss", "rloss")
+        ]
         self.carry_out(tasks, bars)
 
-    def measure(self, run: Run, *, autoattack: bool, flatness: bool) -> None:
-        """Everything about the checkpoint asked for, and about the snapshots."""
+    def measure(self, run: Run, *, autoattack: bool, flatness: bool) -> Subject:
+        """Everything about the checkpoint asked for, which is returned, and the snapshots."""
         check_measures(run)
+        first: Subject | None = None
         for subject in self.subjects(run):
+            first = first or subject
             with Bars(self.console) as bars:
                 evaluated = self.evaluate(subject, bars, autoattack=autoattack)
                 if flatness:
                     self.flatness(subject, evaluated, bars)
+        assert first is not None, "subjects yields the checkpoint asked for, or raises"
+        return first
 
     def report(self) -> None:
         path = reporting.write_report(self.workdir)
@@ -188,13 +184,6 @@ class Command:
 
     def show_table(self) -> None:
         self.show(reporting.table(reporting.read_run(self.workdir).records))
-
-    def step(self, run: Run) -> int:
-        """Of the checkpoint asked for."""
-        if self.config.model.exported:
-            return 0
-        with self.checkpoints(run) as checkpoints:
-            return _which(self.arguments.checkpoint, run, self.workdir, checkpoints.steps())
 
     def records_at(self, step: int) -> tuple[reporting.Record, ...]:
         """All records of one checkpoint."""
@@ -205,25 +194,6 @@ class Command:
         """Prints a table, if there is one."""
         if table is not None:
             self.console.print(table.to_rich())
-
-
-def numbers(arguments: argparse.Namespace, flag: str) -> list[float]:
-    """The numbers of a flag such as ``--rescale 0.5,1,2``; none without the flag.
-
-    Raises:
-      UserError: one of them is none, negative or not finite.
-    """
-    text = getattr(arguments, flag, None)
-    if text is None:
-        return []
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = [-1.0]
-    if not all(0 <= number < float("inf") for number in found):
-        name = flag.replace("_", "-")
-        raise UserError(f"--{name} must be numbers >= 0 such as 0.5,1,2, got {text!r}")
-    return found
 
 
 def _which(name: str, run: Run, workdir: Path, steps: Sequence[int]) -> int:

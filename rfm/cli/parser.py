@@ -133,15 +133,23 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     flatness.add_argument(
         "--average-radii",
         metavar="XI,XI",
+        type=_numbers,
+        default=[],
         help="average case also at these radii (Fig. E: 0.25,0.5,0.75,1; 0 shows the attack's"
-        " own part)",
+        " own part), of the snapshots, too (Fig. C)",
     )
     flatness.add_argument(
-        "--worst-radii", metavar="XI,XI", help="worst case also at these (0.00075,0.001,0.005)"
+        "--worst-radii",
+        metavar="XI,XI",
+        type=_numbers,
+        default=[],
+        help="worst case also at these (0.00075,0.001,0.005)",
     )
     flatness.add_argument(
         "--rescale",
         metavar="S,S",
+        type=_numbers,
+        default=[],
         help="all convolutions times S, the same function (Fig. F: 0.5,1,2); prints that table",
     )
     curvature = verb(
@@ -262,6 +270,18 @@ def _split_overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
     if missing:
         raise UserError(f"{missing[0]} needs a value: {missing[0]}=VALUE")
     return overrides
+
+
+def _numbers(text: str) -> list[float]:
+    """Of a flag such as ``--rescale 0.5,1,2``."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [-1.0]
+    if not all(0 <= number < float("inf") for number in found):
+        message = f"must be numbers >= 0 such as 0.5,1,2, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return found
 
 
 def _checkpoint_flag(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 from rfm import data, reporting
 from rfm import workdir as workdirs
 from rfm.cli.bars import Bars
-from rfm.cli.command import Command, numbers
+from rfm.cli.command import Command
 from rfm.cli.signals import Stop
 from rfm.errors import UserError, did_you_mean
 from rfm.evaluation.attack import ATTACKS, AUTOATTACKS, attack_line, attack_tasks, saved_task
@@ -60,18 +60,16 @@ def _evaluate(arguments: argparse.Namespace, stop: Stop) -> int:
 def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
     command = Command(arguments, stop)
     command.must_exist()
-    factors = numbers(arguments, "rescale")
-    if factors and not all(factors):
+    factors = arguments.rescale
+    if not all(factors):
         raise UserError("--rescale: the factors must be positive")
-    for case in ("average", "worst"):
-        numbers(arguments, f"{case}_radii")  # wrong ones are told before anything is measured
     if factors and command.config.model.exported:
         raise UserError("--rescale: an exported model does not say which layers these are")
     run = command.build()
-    command.measure(run, autoattack=False, flatness=True)
+    subject = command.measure(run, autoattack=False, flatness=True)
     for factor in factors:
-        _measure_rescaled(command, command.rescaled(run, factor))
-    records = command.records_at(command.step(run))
+        _measure_rescaled(command, subject.rescaled(factor))
+    records = command.records_at(subject.step)
     command.show_table()
     command.show(variants.details(records))
     command.show(variants.radii(records))

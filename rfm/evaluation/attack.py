@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -256,13 +255,12 @@ def _save(path: Path, **arrays: Any) -> None:
 def _stored(path: Path, identity: str, count: int) -> Progress | None:
     """What an interrupted call stored, if it is whole and of the same protocol."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if str(archive["identity"]) != identity:
-                return None
-            arrays = {name: archive[name] for name in Progress._fields}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = archives.read(str(path), "")
+        arrays: dict[str, Any] = {name: stored[name] for name in Progress._fields}
+        fits = str(stored["identity"]) == identity and len(arrays["broken_by"]) == count
+    except (UserError, KeyError):
         return None
-    if len(arrays["broken_by"]) != count:
+    if not fits:
         return None
     numbers = {name: int(arrays[name]) for name in ("stage", "tried")}
     return Progress(**{**arrays, **numbers})

@@ -17,7 +17,11 @@ from rfm.errors import UserError
 from rfm.flatness import Flatness, Interval, difference
 from rfm.flatness.uncertainty import mean_difference
 
-_EVALUATED = (("RErr", "robust"), ("RLoss", "rloss"), ("Err", "correct"), ("Loss", "loss"))
+_KINDS = ("evaluation", "attack", "flatness", "curvature")
+_EVALUATED = (
+    *(("RErr", "robust"), ("RLoss", "rloss"), ("Err", "correct"), ("Loss", "loss")),
+    *(("λmax", "lambda_max"), ("λmin", "lambda_min")),
+)
 _RIGHT = frozenset({"robust", "correct"})  # of these the complement is the error
 # What two runs may differ in and still be compared.
 _MAY_DIFFER = frozenset({"device", "versions", "git", "dtype", "exported", "rescaled"})
@@ -69,7 +73,7 @@ def _records(workdir: Path) -> dict[str, dict[str, Any]]:
         try:
             record = json.loads(path.read_text())
             plain = not record["snapshot"] and not record.get("variant", "").startswith("scaled")
-            if plain and record["kind"] in ("evaluation", "attack", "flatness"):
+            if plain and record["kind"] in _KINDS:
                 found[record["name"]] = record
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the report names damaged files
@@ -78,8 +82,7 @@ def _records(workdir: Path) -> dict[str, dict[str, Any]]:
 
 
 def _order(name: str) -> tuple[int, str]:
-    kinds = ("evaluation", "attack", "flatness")
-    return next((i for i, kind in enumerate(kinds) if name.startswith(kind)), len(kinds)), name
+    return next((i for i, kind in enumerate(_KINDS) if name.startswith(kind)), len(_KINDS)), name
 
 
 def _compare(
@@ -99,9 +102,12 @@ def _compare(
         if field in _RIGHT:
             one, other = 1 - one, 1 - other
         suffix = f" ({a['attack']})" if name.startswith("attack") else ""
+        if name.startswith("curvature"):
+            suffix = f" of {_LOSSES[a['loss']]}"
         problem = _difference(a["protocol"], b["protocol"]) or _not_finite(one, other)
         interval = None if problem else mean_difference(one, other, level=level)
-        label = f"{title}{suffix}, first {len(one)} {a['split']}"
+        which = a["protocol"]["examples"].get("which", "first")
+        label = f"{title}{suffix}, {which} {len(one)} {a['split']}"
         yield Comparison(label, (float(one.mean()), float(other.mean())), interval, problem)
 
 

@@ -15,7 +15,7 @@ from rfm import flatness
 from rfm.data.augment import to_float
 from rfm.data.splits import Examples, evaluation, validation
 from rfm.evaluation import records
-from rfm.evaluation.robustness import attacked
+from rfm.evaluation.robustness import attacked, estimate
 from rfm.evaluation.tasks import Subject, Task, Tell, key_for
 from rfm.flatness.curvature import LeafPredicate, all_leaves, several_dimensions
 from rfm.training.build import attack
@@ -102,12 +102,15 @@ def _measure(
 
 def _extremes(where: tuple[Any, ...], options: Mapping[str, Any], count: int) -> dict[str, Any]:
     found = flatness.extreme_eigenvalues(*where, **options)
+    pairs = {"lambda_max": found.largest, "lambda_min": found.smallest}
+    # Errors and intervals are over examples, to first order; the residual is Lanczos' own.
+    values = {
+        name: {**estimate(pair.examples), "value": pair.value, "residual": pair.residual}
+        for name, pair in pairs.items()
+    }
     return {
-        "values": {
-            "lambda_max": _value(found.largest.value, count, residual=found.largest.residual),
-            "lambda_min": _value(found.smallest.value, count, residual=found.smallest.residual),
-            "convexity": _value(found.convexity, count),
-        }
+        "values": {**values, "convexity": _value(found.convexity, count)},
+        "per_example": {name: pair.examples.tolist() for name, pair in pairs.items()},
     }
 
 
@@ -125,6 +128,5 @@ def _density(where: tuple[Any, ...], options: Mapping[str, Any], count: int) -> 
     }
 
 
-def _value(value: float, count: int, **more: float) -> dict[str, Any]:
-    """An eigenvalue has no standard error; its residual says how exact it is."""
-    return {"value": value, "standard_error": None, "examples": count, **more}
+def _value(value: float, count: int) -> dict[str, Any]:
+    return {"value": value, "standard_error": None, "examples": count}

@@ -70,8 +70,8 @@ def landscape_task(subject: Subject, kind: str, loss: str) -> Task:
         np.linspace(-1, 1, steps),
         settings if loss == "rloss" else None,
     )
-    paths = 1 if kind == "surface" else number
-    return Task({**record, "case": kind, "loss": loss}, compute, paths * steps)
+    points = steps**2 if kind == "surface" else number * steps
+    return Task({**record, "case": kind, "loss": loss}, compute, points)
 
 
 def _measure(
@@ -98,8 +98,7 @@ def _measure(
         model = (subject.apply_fn, subject.params)
         if kind == "surface":
             pair = directions[0], directions[1]
-            rows = lambda done: tell(done // len(steps))  # noqa: E731
-            paths = [flatness.surface(*model, pair, x, y, key, **options, on_step=rows)]
+            paths = [flatness.surface(*model, pair, x, y, key, **options, on_step=tell)]
         else:
             paths = []
             for index, direction in enumerate(directions):

@@ -21,6 +21,7 @@ from rfm.attacks import PGD
 from rfm.batching import batches
 from rfm.data.augment import to_float
 from rfm.devices import shard
+from rfm.flatness.uncertainty import mean_interval
 from rfm.types import Keys, LogitsFn, example_keys
 
 
@@ -99,14 +100,18 @@ def attacked(
 
 
 def estimate(values: np.ndarray) -> dict[str, Any]:
-    """Mean, its standard error over examples, and their number, as records have it."""
+    """Mean over examples as records have it: with its standard error and a bootstrap interval."""
     n = int(values.size)
     values = values.astype(np.float64)
-    return {
+    found: dict[str, Any] = {
         "value": float(values.mean()) if n else None,
         "standard_error": float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
         "examples": n,
     }
+    if n > 1 and np.isfinite(values).all():
+        interval = mean_interval(values)
+        found |= {"interval": [interval.low, interval.high], "level": interval.level}
+    return found
 
 
 @jax.jit

@@ -80,16 +80,15 @@ class Subject:
         apply_fn, params = replicate((found.apply_fn, found.params), run.mesh)
         return cls(run, apply_fn, params, 0, "exported", model=about)
 
-    @classmethod
-    def rescaled(cls, run: Run, state: TrainState, checkpoint: str, factor: float) -> "Subject":
-        """A checkpoint with all convolutions multiplied by `factor`: the same function."""
-        subject = cls.of_state(run, state, checkpoint)
-        params, batch_stats = rescale(state.params, state.batch_stats, factor)
+    def rescaled(self, factor: float) -> "Subject":
+        """The same function with all convolutions multiplied by `factor`; not if exported."""
+        (batch_stats,) = self.apply_fn.args
+        params, batch_stats = rescale(self.params, batch_stats, factor)
         return dataclasses.replace(
-            subject,
-            apply_fn=run.apply_fn(batch_stats),
+            self,
+            apply_fn=self.run.apply_fn(batch_stats),
             params=params,
-            model={**subject.model, "rescaled": factor},
+            model={**self.model, "rescaled": factor},
             suffix=f"-scaled-{factor:g}",
         )
 

@@ -1,13 +1,9 @@
 """Curvature of the loss around the weights: extreme eigenvalues and spectral density.
 
-The Hessian of the mean loss is never formed. Its products with vectors,
-
-    H v = d/dw <d/dw L(w), v>,
-
-are derivatives in reverse over reverse, summed batch by batch: memory holds the inputs of all
-examples, but the activations of one batch only. Lanczos' method with full re-orthogonalisation
-(matfree) turns some dozens of them into a small tridiagonal matrix, whose extreme eigenvalues
-are close to those of the Hessian, and whose eigenvectors say how close (`Eigenpair.residual`).
+The Hessian is never formed. Lanczos' method with full re-orthogonalisation (matfree) turns
+some dozens of products with it, streamed over batches, into a small tridiagonal matrix, whose
+extreme eigenvalues are close to those of the Hessian, and whose eigenvectors say how close
+(`Eigenpair.residual`).
 
 Eigenvalues are *not* invariant to rescaling the network (Section E of the supplement); they
 are here because Table A and Fig. C have them. For RLoss give adversarial examples as inputs:
@@ -22,26 +18,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 from matfree import decomp
 
-from rfm import losses
-from rfm.batching import batches
-from rfm.devices import shard
-from rfm.types import ApplyFn, Images, Labels, Params, PerExample, as_partial
-
-LeafPredicate = Callable[[str, Array], bool]
-"""Is the leaf at a path ("block_0/conv/kernel") one of the Hessian's variables?"""
-
-
-def all_leaves(path: str, leaf: Array) -> bool:
-    """Every parameter."""
-    return True
-
-
-def several_dimensions(path: str, leaf: Array) -> bool:
-    """Kernels alone: the choice of the released code behind Table A."""
-    return leaf.ndim > 1
+from rfm.flatness._hessian import (
+    Data,
+    LeafPredicate,
+    all_leaves,
+    as_tree,
+    chosen,
+    dimension_of,
+    hessian_product,
+    quadratic_forms,
+    stacked,
+)
+from rfm.flatness._hessian import several_dimensions as several_dimensions
+from rfm.types import ApplyFn, Images, Labels, Params, as_partial
 
 
 class Eigenpair(NamedTuple):
@@ -51,11 +43,14 @@ class Eigenpair(NamedTuple):
       value: in nats per squared unit of the weights.
       vector: unit length, a tree like the parameters; 0 where a leaf is left out.
       residual: ``||H v - value * v||``; an eigenvalue lies within this distance of `value`.
+      examples: ``v H_i v`` of every example's loss, shape (n,), float64. Their mean is `value`;
+        how they differ says, to first order, how `value` would with other examples.
     """
 
     value: float
     vector: Params
     residual: float
+    examples: Float[np.ndarray, " n"]
 
 
 class Eigenvalues(NamedTuple):
@@ -140,19 +135,17 @@ def extreme_eigenvalues(
     Raises:
       ValueError: no leaf is a variable, or `products` is not positive.
     """
-    function, data = as_partial(apply_fn), _stacked(x, y, batch_size, mesh)
-    count = _count(params, leaves, products)
-    start = _begin(params, key, leaves)
-    q, small, rest = _tridiagonal(function, params, data, start, leaves, count)
-    matrix = np.asarray(small, np.float64)
-    matrix, following = _without_breakdown(matrix, float(jnp.finfo(start.dtype).eps))
+    problem = _Problem(as_partial(apply_fn), params, stacked(x, y, batch_size, mesh), leaves)
+    q, matrix, following = _lanczos(problem, key, products)
     values, vectors = np.linalg.eigh(matrix)
-    beyond = float(jnp.linalg.norm(rest)) if following is None else following
 
     def pair(index: int) -> Eigenpair:
-        combination = jnp.asarray(vectors[:, index], q.dtype)
-        vector = _as_tree(combination @ q[: len(matrix)], params, leaves)
-        return Eigenpair(float(values[index]), vector, beyond * abs(vectors[-1, index]))
+        vector = jnp.asarray(vectors[:, index], q.dtype) @ q
+        bent = np.asarray(quadratic_forms(*problem[:3], vector, leaves), np.float64)
+        valid = np.asarray(problem.data.valid).T.ravel()
+        residual = following * abs(vectors[-1, index])
+        tree = as_tree(vector, params, leaves)
+        return Eigenpair(float(values[index]), tree, residual, bent.ravel()[valid])
 
     return Eigenvalues(pair(-1), pair(0))
 
@@ -179,50 +172,55 @@ def spectral_density(
     """
     if probes < 1:
         raise ValueError(f"need at least one probe, got {probes}")
-    function, data = as_partial(apply_fn), _stacked(x, y, batch_size, mesh)
-    count = _count(params, leaves, products)
-    nodes, weights = np.zeros((2, probes, count))
-    for probe in range(probes):
-        start = _begin(params, jax.random.fold_in(key, probe), leaves)
-        _, small, _ = _tridiagonal(function, params, data, start, leaves, count)
-        matrix = np.asarray(small, np.float64)
-        matrix, _ = _without_breakdown(matrix, float(jnp.finfo(start.dtype).eps))
+    problem = _Problem(as_partial(apply_fn), params, stacked(x, y, batch_size, mesh), leaves)
+    found = [_lanczos(problem, jax.random.fold_in(key, i), products)[1] for i in range(probes)]
+    # Where Lanczos' method ended early, the last node again, of no weight.
+    shape = (probes, max(map(len, found)))
+    nodes, weights = np.zeros(shape), np.zeros(shape)
+    for probe, matrix in enumerate(found):
         values, vectors = np.linalg.eigh(matrix)
         nodes[probe], weights[probe, : len(values)] = values[-1], vectors[0] ** 2
         nodes[probe, : len(values)] = values
-    return SpectralDensity(nodes, weights, int(start.size))
+    return SpectralDensity(nodes, weights, dimension_of(params, leaves))
 
 
-class _Data(NamedTuple):
-    """Batches along the second axis, so that the first can be cut over devices."""
+class _Problem(NamedTuple):
+    """Which Hessian."""
 
-    x: Float[Array, "batch batches h w c"]
-    y: Array
-    valid: Bool[Array, "batch batches"]
+    apply_fn: Any
+    params: Params
+    data: Data
+    leaves: LeafPredicate
 
 
-def _stacked(
-    x: Images | np.ndarray, y: Labels | np.ndarray, batch_size: int, mesh: Mesh | None
-) -> _Data:
-    cut = list(batches(len(x), min(batch_size, len(x)) if mesh is None else batch_size))
-    rows = np.stack([batch.indices for batch in cut], axis=1)
-    valid = np.stack([batch.valid for batch in cut], axis=1)
-    return _Data(*shard((np.asarray(x)[rows], np.asarray(y)[rows], valid), mesh))
+def _lanczos(
+    problem: _Problem, key: Key[Array, ""], products: int
+) -> tuple[Float[Array, "k d"], Float[np.ndarray, "k k"], float]:
+    """Lanczos' basis from a random start, the tridiagonal matrix, and what would follow it."""
+    if products < 1:
+        raise ValueError(f"need at least one Hessian-vector product, got {products}")
+    count = min(products, dimension_of(problem.params, problem.leaves))
+    start = _begin(problem.params, key, problem.leaves)
+    q, small, rest = _tridiagonal(*problem[:3], start, problem.leaves, count)
+    matrix = np.asarray(small, np.float64)
+    matrix, following = _without_breakdown(matrix, float(jnp.finfo(start.dtype).eps))
+    beyond = float(jnp.linalg.norm(rest)) if following is None else following
+    return q[: len(matrix)], matrix, beyond
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _tridiagonal(
     apply_fn: Any,
     params: Params,
-    data: _Data,
+    data: Data,
     start: Float[Array, " d"],
     leaves: LeafPredicate,
     count: int,
 ) -> tuple[Float[Array, "k d"], Float[Array, "k k"], Float[Array, " d"]]:
     """Lanczos' basis, the tridiagonal matrix, and what is left after the last product."""
 
-    def product(vector: Array, params: Params, apply_fn: Any, data: _Data) -> Array:
-        return _hessian_product(apply_fn, params, data, vector, leaves)
+    def product(vector: Array, params: Params, apply_fn: Any, data: Data) -> Array:
+        return hessian_product(apply_fn, params, data, vector, leaves)
 
     data = jax.tree.map(lambda v: jnp.moveaxis(v, 1, 0), data)  # batches first, to scan over
     lanczos = decomp.tridiag_sym(count, reortho="full", custom_vjp=False)
@@ -230,68 +228,10 @@ def _tridiagonal(
     return found.Q_tall, found.J_small, found.residual
 
 
-def _hessian_product(
-    apply_fn: Any, params: Params, data: _Data, vector: Array, leaves: LeafPredicate
-) -> Array:
-    """``H v`` of the mean loss, batch by batch (the first axis of `data`)."""
-    direction = _as_tree(vector, params, leaves)
-
-    def slope(params: Params, batch: _Data) -> Array:
-        def total(params: Params) -> Array:
-            loss: PerExample = losses.cross_entropy(apply_fn(params, batch.x), batch.y)
-            return jnp.where(batch.valid, loss, 0.0).sum()
-
-        gradient = jax.grad(total)(params)
-        products = jax.tree.map(jnp.vdot, gradient, direction)
-        return jnp.sum(jnp.stack(jax.tree.leaves(products)))
-
-    def add(sum_so_far: Array, batch: _Data) -> tuple[Array, None]:
-        return sum_so_far + _as_vector(jax.grad(slope)(params, batch), leaves), None
-
-    summed, _ = jax.lax.scan(add, jnp.zeros_like(vector), data)
-    return summed / data.valid.sum()
-
-
-def _as_vector(tree: Params, leaves: LeafPredicate) -> Float[Array, " d"]:
-    return jnp.concatenate([leaf.ravel() for leaf in _chosen(tree, leaves)])
-
-
-def _as_tree(vector: Float[Array, " d"], like: Params, leaves: LeafPredicate) -> Params:
-    """Inverse of `_as_vector`; leaves that are left out become 0."""
-    flat, structure = jax.tree_util.tree_flatten_with_path(like)
-    made, begin = [], 0
-    for path, leaf in flat:
-        if leaves(_name(path), leaf):
-            made.append(vector[begin : begin + leaf.size].reshape(leaf.shape))
-            begin += leaf.size
-        else:
-            made.append(jnp.zeros_like(leaf))
-    return jax.tree.unflatten(structure, made)
-
-
-def _chosen(tree: Params, leaves: LeafPredicate) -> list[Array]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [leaf for path, leaf in flat if leaves(_name(path), leaf)]
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _count(params: Params, leaves: LeafPredicate, products: int) -> int:
-    if products < 1:
-        raise ValueError(f"need at least one Hessian-vector product, got {products}")
-    dimension = sum(leaf.size for leaf in _chosen(params, leaves))
-    if not dimension:
-        raise ValueError("leaves leaves out every parameter: nothing to take a Hessian of")
-    return min(products, dimension)
-
-
 def _begin(params: Params, key: Key[Array, ""], leaves: LeafPredicate) -> Float[Array, " d"]:
     """Random signs: of all directions the same share."""
-    chosen = _chosen(params, leaves)
-    size, dtype = sum(leaf.size for leaf in chosen), jnp.result_type(*chosen)
-    return jax.random.rademacher(key, (size,), dtype)
+    dtype = jnp.result_type(*chosen(params, leaves))
+    return jax.random.rademacher(key, (dimension_of(params, leaves),), dtype)
 
 
 def _without_breakdown(matrix: np.ndarray, epsilon: float) -> tuple[np.ndarray, float | None]:

@@ -76,6 +76,26 @@ def difference(
     return _quantiles(a.value - b.value, values, level)
 
 
+def mean_interval(
+    values: Float[np.ndarray, " n"],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """A bootstrap interval of a mean over examples, such as an error or a loss.
+
+    Raises:
+      ValueError: `level` is not in (0, 1), or `resamples` is not positive.
+    """
+    _check(level, resamples)
+    rng, values = np.random.default_rng(seed), np.asarray(values, np.float64)
+    # A part at a time: memory is limited for any number of examples.
+    parts = np.array_split(np.arange(resamples), max(1, resamples * values.size // 10**6))
+    means = [_shares(values.size, len(part), rng) @ values for part in parts]
+    return _quantiles(float(values.mean()), np.concatenate(means), level)
+
+
 def mean_difference(
     a: Float[np.ndarray, " n"],
     b: Float[np.ndarray, " n"],

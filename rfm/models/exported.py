@@ -27,7 +27,7 @@ from jaxtyping import Array
 
 from rfm import archives
 from rfm.errors import UserError
-from rfm.types import ApplyFn, Images, Logits, Params, as_partial
+from rfm.types import ApplyFn, Images, Logits, Params, as_partial, leaf_name
 
 _FORMAT = "rfm-exported-1"
 _ORDERS = 2  # derivatives that can be taken: the Hessian is reverse over reverse
@@ -72,12 +72,12 @@ def dumps(
     constants, rest = jax.tree.flatten(as_partial(apply_fn))
     constants = [jnp.asarray(leaf) for leaf in constants]
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    named = {_name(p): jnp.asarray(leaf) for p, leaf in flat}
+    named = {leaf_name(p): jnp.asarray(leaf) for p, leaf in flat}
     if len(named) < len(flat):
         raise ValueError("two leaves of params have the same path")
 
     def call(params: dict[str, Array], constants: list[Array], x: Images) -> Logits:
-        leaves = [params[_name(p)] for p, _ in flat]
+        leaves = [params[leaf_name(p)] for p, _ in flat]
         logits: Logits = jax.tree.unflatten(rest, constants)(jax.tree.unflatten(treedef, leaves), x)
         return logits
 
@@ -136,9 +136,9 @@ def load(path: str | Path) -> Exported:
         about = json.loads(str(arrays.pop("about")))
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']!r}")
-        program = arrays.pop("program")
-        checksum = hashlib.sha256(program.tobytes())
-        exported = export.deserialize(bytearray(program.tobytes()))
+        program = arrays.pop("program").tobytes()
+        checksum = hashlib.sha256(program)
+        exported = export.deserialize(bytearray(program))
         height, width, channels = map(int, about["image_shape"])
         made = {}
         for name in sorted(arrays):
@@ -168,10 +168,6 @@ class _Program:
     def __call__(self, constants: list[Array], params: dict[str, Array], x: Images) -> Logits:
         logits: Logits = self.program.call(params, constants, x)
         return logits
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _storable(leaf: Array) -> np.ndarray:

@@ -19,7 +19,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from rfm.reporting import style
 from rfm.reporting.metrics import Metrics
-from rfm.reporting.protocol import radius
 from rfm.reporting.records import Record, latest
 
 MARKED = 40
@@ -30,18 +29,23 @@ def _numbers(values: Iterable[float | None]) -> Float[np.ndarray, " n"]:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    height = 3.8 if count < 3 else 3.5
-    layout = ConstrainedLayoutEngine(w_pad=0.12)
-    figure = Figure(figsize=(10.2, height), layout=layout)
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+def panels(rows: Sequence[int]) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with so many panels in each row."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(10.2, 3.8 if len(rows) == 1 else 3.3 * len(rows)), layout=layout)
+    grid = figure.subplots(len(rows), max(rows), squeeze=False)
+    for row, count in zip(grid, rows, strict=True):
+        for axes in row[count:]:
+            axes.remove()
+    return figure, [list(row[:count]) for row, count in zip(grid, rows, strict=True)]
 
 
-def _has_data(panels: Iterable[Axes]) -> bool:
-    return any(axes.has_data() for axes in panels)
+def has_data(axes: Iterable[Axes]) -> bool:
+    """Is anything drawn on any of them?"""
+    return any(one.has_data() for one in axes)
 
 
-def _curve(
+def curve(
     axes: Axes,
     epochs: Sequence[float],
     values: Iterable[float | None],
@@ -112,12 +116,12 @@ def training_curves(metrics: Metrics) -> Figure | None:
     """
     train, validation = metrics.train, metrics.validation
     epochs = [line.epoch for line in validation]
-    figure, (losses, errors) = _panels(2)
+    figure, ((losses, errors),) = panels([2])
     for axes, scale, on_train, robust, clean in (
         (losses, 1, "loss", "rloss", "loss"),
         (errors, 100, "error", "rerr", "err"),
     ):
-        _curve(
+        curve(
             axes,
             [line.epoch for line in train],
             scale * _numbers(getattr(line, on_train) for line in train),
@@ -125,7 +129,7 @@ def training_curves(metrics: Metrics) -> Figure | None:
             robust=True,
             label="train, under attack",
         )
-        _curve(
+        curve(
             axes,
             epochs,
             scale * _numbers(getattr(line, robust) for line in validation),
@@ -133,7 +137,7 @@ def training_curves(metrics: Metrics) -> Figure | None:
             robust=True,
             label="held-out test, under attack",
         )
-        _curve(
+        curve(
             axes,
             epochs,
             scale * _numbers(getattr(line, clean) for line in validation),
@@ -149,103 +153,7 @@ def training_curves(metrics: Metrics) -> Figure | None:
     errors.set_title("RErr and Err")
     errors.set_ylabel("error (%)")
     style.legend_below(figure)
-    return figure if _has_data(figure.axes) else None
-
-
-def _named(records: Iterable[Record], name: str) -> list[Record]:
-    return sorted(
-        (record for record in records if record.name == name and record.epoch is not None),
-        key=lambda record: record.step,
-    )
-
-
-def _record_curve(axes: Axes, records: Sequence[Record], value: str, loss: str) -> None:
-    if not records:
-        return
-    values = [record.value(value) for record in records]
-    split = records[0].split
-    _curve(
-        axes,
-        [record.epoch for record in records if record.epoch is not None],
-        [value.value for value in values],
-        [value.standard_error for value in values],
-        split=split,
-        robust=loss == "rloss",
-        label=f"{'RLoss' if loss == 'rloss' else 'Loss'}, {split}",
-    )
-
-
-def _loss_at_snapshots(
-    axes: Axes, records: Sequence[Record], metrics: Metrics, steps: set[int]
-) -> None:
-    """RLoss and Loss by the snapshots' own evaluations, else by validation."""
-    evaluated = False
-    for split in ("test", "train"):
-        evaluations = _named(records, f"evaluation-{split}")
-        for loss in ("rloss", "loss"):
-            _record_curve(axes, evaluations, loss, loss)
-        evaluated |= bool(evaluations)
-    axes.set_title("RLoss and Loss")
-    if evaluated:
-        return
-    axes.set_title("RLoss and Loss, held-out test")
-    lines = [line for line in metrics.validation if line.step in steps]
-    for robust, values in (
-        (True, [line.rloss for line in lines]),
-        (False, [line.loss for line in lines]),
-    ):
-        _curve(
-            axes,
-            [line.epoch for line in lines],
-            values,
-            split="test",
-            robust=robust,
-            label="RLoss, test" if robust else "Loss, test",
-        )
-
-
-@style.styled()
-def flatness_through_training(records: Iterable[Record], metrics: Metrics) -> Figure | None:
-    """Average- and worst-case flatness of the snapshots beside their RLoss and lambda_max.
-
-    Fig. C.
-
-    Error bars are one standard error. Robust overfitting shows as test RLoss that rises
-    together with flatness.
-    """
-    snapshots = [record for record in records if record.snapshot]
-    flatness = [record for record in snapshots if record.kind == "flatness"]
-    cases = [
-        case
-        for case in ("average", "worst")
-        if any(record.name.startswith(f"flatness-{case}-") for record in flatness)
-    ]
-    if not cases:
-        return None
-    curvature = _named([r for r in snapshots if r.kind == "curvature"], "curvature-loss-test")
-    figure, (beside, *panels) = _panels(1 + len(cases) + bool(curvature))
-    steps = {record.step for record in flatness}
-    _loss_at_snapshots(beside, snapshots, metrics, steps)
-    beside.set_ylabel("cross-entropy (nats)")
-    if curvature:
-        _record_curve(panels[-1], curvature, "lambda_max", "loss")
-        panels[-1].set_title("λmax of Loss")
-        panels[-1].set_ylabel("largest eigenvalue of the Hessian")
-    for axes, case in zip(panels, cases, strict=False):
-        xi = None
-        for split in ("test", "train"):
-            for loss in ("rloss", "loss"):
-                series = _named(flatness, f"flatness-{case}-{loss}-{split}")
-                _record_curve(axes, series, "flatness", loss)
-                xi = xi or next(filter(None, map(radius, series)), None)
-        axes.set_title(f"{case.capitalize()}-case flatness" + (f", ξ = {xi:g}" if xi else ""))
-        axes.set_ylabel("increase of the loss (nats)")
-    for axes in figure.axes:
-        style.epoch_axis(axes)
-        if axes.dataLim.ymin >= 0:
-            axes.set_ylim(bottom=0)
-    style.legend_below(figure)
-    return figure if _has_data(panels) else None
+    return figure if has_data(figure.axes) else None
 
 
 @style.styled()

@@ -33,6 +33,7 @@ from rfm.reporting import (
     spectrum,
     style,
     surface3d,
+    through_training,
     variants,
 )
 from rfm.reporting.records import AdversarialExamples, Record, latest
@@ -66,7 +67,7 @@ def report_figures(run: Run) -> dict[str, Figure]:
     """The figures that a run has data for, by the names of `ALT`."""
     drawn = {
         "training": figures.training_curves(run.metrics),
-        "flatness": figures.flatness_through_training(run.records, run.metrics),
+        "flatness": through_training.flatness_through_training(run.records, run.metrics),
         "against": scatter.loss_against_flatness(run.records),
         "landscape": landscapes.lines([run], [run.name]),
         "surface": landscapes.surfaces([run], [run.name]),
@@ -87,7 +88,8 @@ def _protocol_records(run: Run) -> list[Record]:
     """Every record of the table, the latest first, and the last snapshots."""
     results = [record for record in run.records if not record.snapshot and not record.variant]
     results.sort(key=lambda record: -record.step)
-    snapshots = {record.name: record for record in run.records if record.snapshot}
+    of_snapshots = (r for r in run.records if r.snapshot and not r.variant)
+    snapshots = {record.name: record for record in of_snapshots}
     return results + list(snapshots.values())
 
 

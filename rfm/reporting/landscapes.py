@@ -1,11 +1,11 @@
 """Landscapes: RLoss and Loss along directions in weight space, of one or several runs.
 
 One panel for each kind of direction. Of random directions the mean is drawn and the range in
-between as a band, of adversarial ones the maximum (Section C of the supplement). One run has
-the colours that its losses have everywhere; several have a colour each.
+between as a band, of adversarial ones the maximum (Section C of the supplement). Each run has
+a colour; RLoss is solid, Loss dashed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,22 +45,23 @@ def _names(runs: Sequence[Run], places: Sequence[Path]) -> list[str]:
 @style.styled()
 def lines(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
     """Losses along directions; None if no run has any."""
-    kinds = [kind for kind in _KINDS if any(_of(run, kind, "rloss", "loss") for run in runs)]
+    kinds = [
+        kind for kind in _KINDS if any(find(run.records, kind, "rloss", "loss") for run in runs)
+    ]
     if not kinds:
         return None
     figure = Figure(figsize=(3.6 * len(kinds) + 0.6, 3.8), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-            for loss in ("rloss", "loss"):
-                if found := _of(run, kind, loss):
-                    colour = style.colour(_COLOURS[number % len(_COLOURS)])
-                    _draw(axes, found[0], kind, loss, colour, name if len(runs) > 1 else "")
+            colour = style.colour(_COLOURS[number % len(_COLOURS)])
+            for loss, data in find(run.records, kind, "rloss", "loss").items():
+                _draw(axes, data, kind, loss, colour, name if len(runs) > 1 else "")
         axes.set_title(_KINDS[kind])
         if axes.get_ylim()[1] > _HIGHEST:
             lowest = min(float(np.nanmin(line.get_ydata())) for line in axes.lines)
             axes.set_ylim(lowest - 0.05 * (_HIGHEST - lowest), _HIGHEST)
-        axes.set_xlabel(_x_label([_of(run, kind, "rloss", "loss") for run in runs]))
+        axes.set_xlabel(_x_label([find(run.records, kind, "rloss", "loss") for run in runs]))
     panels[0].set_ylabel("cross-entropy (nats)")
     style.legend_below(figure)
     return figure
@@ -72,7 +73,7 @@ def surfaces(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
     found = [
         (name, data)
         for run, name in zip(runs, names, strict=True)
-        for data in _of(run, "surface", "rloss", "loss")[:1]
+        for data in list(find(run.records, "surface", "rloss", "loss").values())[:1]
     ]
     if not found:
         return None
@@ -97,13 +98,13 @@ def surfaces(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
     return figure
 
 
-def _of(run: Run, kind: str, *losses: str) -> list[LandscapeData]:
-    """What a run has of a kind, for the first loss first; the latest checkpoint's."""
-    found = [r for r in run.records if r.kind == "landscape" and not r.snapshot]
-    by_name: dict[str, Record] = {record.name: record for record in latest(found)}
+def find(records: Iterable[Record], kind: str, *losses: str) -> dict[str, LandscapeData]:
+    """What there is of a kind, by loss in the order asked for; the latest checkpoint's."""
+    landscapes = [record for record in records if record.kind == "landscape"]
+    by_name = {record.name: record.landscape for record in latest(landscapes)}
     prefix = "surface" if kind == "surface" else f"landscape-{kind}"
-    records = (by_name.get(f"{prefix}-{loss}-test") for loss in losses)
-    return [record.landscape for record in records if record and record.landscape]
+    found = {loss: by_name.get(f"{prefix}-{loss}-test") for loss in losses}
+    return {loss: data for loss, data in found.items() if data is not None}
 
 
 def _draw(axes: Axes, data: LandscapeData, kind: str, loss: str, colour: str, name: str) -> None:
@@ -118,7 +119,7 @@ def _draw(axes: Axes, data: LandscapeData, kind: str, loss: str, colour: str, na
         )
 
 
-def _x_label(found: Sequence[Sequence[LandscapeData]]) -> str:
+def _x_label(found: Sequence[Mapping[str, LandscapeData]]) -> str:
     """With the mean length of the directions of each run that has some."""
-    lengths = [f"{np.mean(data[0].lengths):.3g}" for data in found if data]
+    lengths = [f"{np.mean(next(iter(by.values())).lengths):.3g}" for by in found if by]
     return f"step (1: length {', '.join(lengths)})"

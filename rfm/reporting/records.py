@@ -1,8 +1,8 @@
 """Records: one JSON file per measure, its protocol beside its values.
 
 Tables and figures are pure functions of records and of the metrics of training
-(`rfm.reporting.metrics`), so a report can be made on any machine, without the model,
-the data set, or JAX. A record looks like this, in
+(`rfm.reporting.metrics`), so a report can be made on any machine, without the model, the
+data set or a device. A record looks like this, in
 ``records/00000390/evaluation-test.json``::
 
     {"schema": 1, "kind": "evaluation", "name": "evaluation-test", "run": "at",
@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from rfm.errors import UserError
+from rfm.flatness import SpectralDensity
 
 SCHEMA = 1
 """The newest layout of records that this version reads."""
@@ -103,19 +104,6 @@ class LandscapeData:
             raise ValueError("a landscape needs one loss for each step")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DensityData:
-    """A spectral density: estimated eigenvalues of each probe, and their shares."""
-
-    nodes: Float[np.ndarray, "probes k"]
-    weights: Float[np.ndarray, "probes k"]
-
-    def __post_init__(self) -> None:
-        fits = self.nodes.ndim == 2 and self.nodes.shape == self.weights.shape
-        if not fits or not self.nodes.size:
-            raise ValueError("a density needs one weight for each node")
-
-
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One measure of one checkpoint.
@@ -149,7 +137,7 @@ class Record:
     seconds: float | None = None
     adversarial: AdversarialExamples | None = None
     landscape: LandscapeData | None = None
-    density: DensityData | None = None
+    density: SpectralDensity | None = None
     variant: str = ""
 
     def value(self, key: str) -> Value:
@@ -210,8 +198,11 @@ def _adversarial(entry: Mapping[str, Any], class_names: Any) -> AdversarialExamp
     )
 
 
-def _density(entry: Mapping[str, Any]) -> DensityData:
-    return DensityData(np.asarray(entry["nodes"], float), np.asarray(entry["weights"], float))
+def _density(entry: Mapping[str, Any]) -> SpectralDensity:
+    nodes, weights = (np.asarray(entry[name], float) for name in ("nodes", "weights"))
+    if nodes.ndim != 2 or nodes.shape != weights.shape or not nodes.size:
+        raise ValueError("a density needs one weight for each node")
+    return SpectralDensity(nodes, weights, int(entry["dimension"]))
 
 
 def _landscape(entry: Mapping[str, Any]) -> LandscapeData:

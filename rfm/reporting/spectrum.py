@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.figure import Figure
 
+from rfm.flatness import SpectralDensity
 from rfm.reporting import style
-from rfm.reporting.records import DensityData, Record, latest
+from rfm.reporting.records import Record, latest
 
 _SMOOTHED = 100  # the width of the Gaussians is so small a part of the range
 
@@ -38,11 +39,9 @@ def spectral_density(records: Iterable[Record]) -> Figure | None:
     return figure
 
 
-def _smoothed(density: DensityData) -> tuple[np.ndarray, np.ndarray]:
-    """A grid and the density on it, the mean over probes."""
+def _smoothed(density: SpectralDensity) -> tuple[np.ndarray, np.ndarray]:
+    """A grid and the density on it."""
     low, high = density.nodes.min(), density.nodes.max()
     width = max(high - low, 1e-12) / _SMOOTHED
     grid = np.linspace(low - 5 * width, high + 5 * width, 800)
-    bumps = np.exp(-0.5 * ((grid[:, None, None] - density.nodes) / width) ** 2)
-    values = (bumps * density.weights).sum(-1).mean(-1) / (width * np.sqrt(2 * np.pi))
-    return grid, values
+    return grid, density.at(grid, width)

@@ -5,17 +5,14 @@ The one figure that needs a script. It is Plotly's, and part of the page: nothin
 
 from collections.abc import Iterable
 
-from rfm.reporting.records import LandscapeData, Record, latest
+from rfm.reporting.landscapes import find
+from rfm.reporting.records import LandscapeData, Record
 
 
 def interactive(records: Iterable[Record]) -> str | None:
     """The loss over the plane of two directions as a piece of HTML, None without one."""
-    landscapes = [record for record in records if record.kind == "landscape"]
-    by_name = {record.name: record for record in latest(landscapes)}
-    for loss, title in (("rloss", "RLoss"), ("loss", "Loss")):
-        record = by_name.get(f"surface-{loss}-test")
-        if record is not None and record.landscape is not None:
-            return _draw(record.landscape, title)
+    for loss, data in find(records, "surface", "rloss", "loss").items():
+        return _draw(data, {"rloss": "RLoss", "loss": "Loss"}[loss])
     return None
 
 

@@ -6,6 +6,7 @@ network (Fig. F). The functions take the records of one checkpoint.
 
 import dataclasses
 import html
+import math
 import re
 from collections.abc import Iterable
 
@@ -15,8 +16,10 @@ from rich.text import Text
 
 from rfm.reporting.protocol import radius
 from rfm.reporting.records import Record, Value
+from rfm.reporting.tables import MEASURES, OPEN, SPLITS, Measure
 
-_XI = re.compile(r"^flatness-(average|worst)-rloss-test(-xi-.*)?$")
+_XI = re.compile(r"^flatness-(average|worst)-(loss|rloss)-test(-xi-.*)?$")
+_LOSSES = {"rloss": "of RLoss", "loss": "of Loss"}
 _SCALED = re.compile(r"-scaled-(.+)$")
 
 
@@ -62,37 +65,51 @@ def tables(records: Iterable[Record]) -> tuple[Table, ...]:
 
 
 def details(records: Iterable[Record]) -> Table | None:
-    """Flatness with its interval, the spread over weight draws, and where its error comes from."""
+    """Every measure with its interval; of flatness the spread over weight draws (Fig. D), too.
+
+    And where the error of flatness comes from: weight draws, or examples.
+    """
+    records = [r for r in records if not r.variant and not r.snapshot]
     rows = []
-    for record in records:
-        value = record.value("flatness")
-        if record.variant or record.snapshot or value.interval is None:
-            continue
-        case, loss, split = record.name.split("-")[1:4]
-        draws, examples = value.errors or (None, None)
-        title = f"{case}-case, {'RLoss' if loss == 'rloss' else 'Loss'}, {split}"
-        low, high = value.interval
-        cells = [_text(record.value("std")), _text(Value(draws or None)), _text(Value(examples))]
-        rows.append((title, _text(Value(value.value)), f"{low:.3g} to {high:.3g}", *cells))
-    columns = ("", "flatness", "95% interval", "std over draws", "± of draws", "± of examples")
-    return Table("Flatness in detail (Fig. D)", columns, tuple(rows)) if rows else None
+    for measure in MEASURES:
+        for split in SPLITS:
+            named = (r for r in records if r.name == measure.record.format(split))
+            for record in named:
+                value = record.value(measure.value)
+                if value.value is not None and value.interval is not None:
+                    rows.append((f"{measure.title}, {split}", *_in_detail(record, measure)))
+    columns = ("", "", "95% interval", "std over draws", "± of draws", "± of examples")
+    return Table("In detail: bootstrap intervals", columns, tuple(rows)) if rows else None
+
+
+def _in_detail(record: Record, measure: Measure) -> tuple[str, ...]:
+    value, unit = record.value(measure.value), 100 if measure.percent else 1
+    low, high = value.interval or (math.nan, math.nan)
+    draws, examples = value.errors or (None, value.standard_error)
+    errors = (record.value("std").value, draws or None, examples)
+    return (
+        f"{unit * (value.value or 0):.3g}",
+        f"{unit * low:.3g} to {unit * high:.3g}",
+        *(OPEN if error is None else f"{unit * error:.2g}" for error in errors),
+    )
 
 
 def radii(records: Iterable[Record]) -> Table | None:
-    """Flatness of RLoss by radius (Fig. E), if more than the config's were measured."""
-    found: dict[str, dict[float, Value]] = {"average": {}, "worst": {}}
+    """Flatness by radius (Fig. E), if more than the config's were measured."""
+    found: dict[str, dict[float, dict[str, Value]]] = {"average": {}, "worst": {}}
     for record in records:
         match, xi = _XI.match(record.name), radius(record)
         if match and xi is not None and not record.snapshot:
-            found[match[1]][xi] = record.value("flatness")
+            found[match[1]].setdefault(xi, {})[match[2]] = record.value("flatness")
     if not any(len(values) > 1 for values in found.values()):
         return None
     rows = tuple(
-        (f"{case} case", f"{xi:g}", _text(value))
+        (f"{case} case", f"{xi:g}", *(_text(of.get(loss, Value(None))) for loss in _LOSSES))
         for case, values in found.items()
-        for xi, value in sorted(values.items(), key=lambda item: item[0])
+        for xi, of in sorted(values.items(), key=lambda item: item[0])
     )
-    return Table("Flatness of RLoss by radius (Fig. E), test", ("", "ξ", "flatness"), rows)
+    titles = tuple(_LOSSES.values())
+    return Table("Flatness by radius (Fig. E), test", ("", "ξ", *titles), rows)
 
 
 def rescaled(records: Iterable[Record]) -> Table | None:

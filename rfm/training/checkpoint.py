@@ -27,6 +27,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from rfm.errors import UserError
 from rfm.training.state import TrainState, copy_state
+from rfm.types import leaf_name
 
 Warn = Callable[[str], None]
 
@@ -171,7 +172,7 @@ def _checksums(tree: PyTree) -> dict[str, int]:
         return zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): crc(leaf) for p, leaf in leaves}
+    return {leaf_name(p): crc(leaf) for p, leaf in leaves}
 
 
 def _first_line(error: Exception) -> str:

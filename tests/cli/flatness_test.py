@@ -37,16 +37,26 @@ def record(workdir: Path, name: str) -> dict:
 
 def test_other_radii_stand_in_a_table_of_their_own(measured):
     out = (measured / "out.txt").read_text()
-    assert "Flatness of RLoss by radius (Fig. E)" in out
-    assert "Flatness in detail (Fig. D)" in out
+    assert "Flatness by radius (Fig. E)" in out
+    assert "In detail: bootstrap intervals" in out
     for xi in (0, 0.25):
-        found = record(measured, f"flatness-average-rloss-test-xi-{xi:g}")
-        assert found["protocol"]["ball"]["radius"] == xi
+        for loss in ("loss", "rloss"):
+            found = record(measured, f"flatness-average-{loss}-test-xi-{xi:g}")
+            assert found["protocol"]["ball"]["radius"] == xi
     # Without a radius the reference's attack, which has more restarts, is never beaten.
     at_zero = record(measured, "flatness-average-rloss-test-xi-0")["values"]["flatness"]
     assert at_zero["value"] <= 1e-6
     assert at_zero["interval"][0] <= at_zero["value"] <= at_zero["interval"][1]
     assert record(measured, "flatness-worst-rloss-test-xi-0.001")
+    clean = record(measured, "flatness-average-loss-test-xi-0")["values"]["flatness"]
+    assert abs(clean["value"]) < 1e-6
+
+
+def test_other_radii_go_through_training(measured):
+    """Fig. C: both losses, at every snapshot."""
+    for name in ("flatness-average-loss-test-xi-0.25", "flatness-worst-rloss-test-xi-0.001"):
+        paths = sorted(measured.glob(f"records/*/{name}-snapshot.json"))
+        assert [int(path.parent.name) for path in paths] == [5, 10, 15]
 
 
 def test_rescaling_changes_eigenvalues_and_nothing_else(measured):
@@ -160,8 +170,8 @@ def test_a_run_compared_with_itself_is_equal(measured, quick_rfm, tmp_path):
     ("command", "says"),
     [
         ("flatness --rescale 0,1", "--rescale: the factors must be positive"),
-        ("flatness --rescale one", "--rescale must be numbers >= 0 such as 0.5,1,2, got 'one'"),
-        ("flatness --average-radii -1", "--average-radii must be numbers >= 0"),
+        ("flatness --rescale one", "--rescale: must be numbers >= 0 such as 0.5,1,2, got 'one'"),
+        ("flatness --average-radii -1", "--average-radii: must be numbers >= 0"),
         ("landscape --kinds randm", "no kind of landscape 'randm' among"),
         ("landscape --losses err", "no loss 'err' among rloss, loss"),
         ("landscape --beside {new}", "no such directory"),

@@ -17,21 +17,52 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 KEY = jax.random.key(5)
 
 
-def dense(problem, leaves=all_leaves):
-    """The Hessian of the mean loss, entry by entry, and its eigenvalues."""
+def hessians(problem, leaves=all_leaves):
+    """The Hessian of every example's loss, entry by entry."""
     flat, structure = jax.tree_util.tree_flatten_with_path(problem.params)
     chosen = [leaves(jax.tree_util.keystr(p), jnp.asarray(v)) for p, v in flat]
     some = [jnp.asarray(v) for (_, v), take in zip(flat, chosen, strict=True) if take]
     vector, unravel = ravel_pytree(some)
 
-    def loss(vector):
+    def loss(vector, x, y):
         moved = iter(unravel(vector))
         values = [next(moved) if take else v for (_, v), take in zip(flat, chosen, strict=True)]
-        logits = problem.apply_fn(jax.tree.unflatten(structure, values), problem.x)
-        return losses.cross_entropy(logits, problem.y).mean()
+        logits = problem.apply_fn(jax.tree.unflatten(structure, values), x[None])
+        return losses.cross_entropy(logits, y[None])[0]
 
-    matrix = np.asarray(jax.hessian(loss)(vector))
+    return np.asarray(jax.vmap(jax.hessian(loss), (None, 0, 0))(vector, problem.x, problem.y))
+
+
+def dense(problem, leaves=all_leaves):
+    """The Hessian of the mean loss, entry by entry, and its eigenvalues."""
+    matrix = hessians(problem, leaves).mean(0)
     return matrix, np.linalg.eigvalsh(matrix)
+
+
+@pytest.mark.parametrize("batch_size", [10, 4])
+def test_what_each_example_has_of_an_eigenvalue(problem, batch_size, four_devices):
+    """``v H_i v``, by the dense Hessian of each example alone."""
+    alone = hessians(problem)
+    for mesh in (None, four_devices):
+        size = 4 * batch_size if mesh else batch_size
+        found = extreme_eigenvalues(*problem, KEY, products=12, batch_size=size, mesh=mesh)
+        for pair in found:
+            vector = ravel_pytree(pair.vector)[0]
+            np.testing.assert_allclose(
+                pair.examples, vector @ alone @ vector, rtol=1e-8, atol=1e-12
+            )
+            assert pair.examples.mean() == pytest.approx(pair.value, rel=1e-9)
+
+
+def test_how_examples_differ_says_how_the_eigenvalue_would(problem):
+    """To first order: leaving one example out changes both alike."""
+    forms = extreme_eigenvalues(*problem, KEY, products=60).largest.examples
+    alone = hessians(problem)
+    without = (alone.sum(0) - alone) / (len(alone) - 1)
+    found = np.linalg.eigvalsh(without)[:, -1]
+    predicted = (forms.sum() - forms) / (len(forms) - 1)
+    assert np.corrcoef(found, predicted)[0, 1] > 0.9
+    assert np.std(predicted) == pytest.approx(np.std(found), rel=0.35)
 
 
 @pytest.mark.parametrize("leaves", [all_leaves, several_dimensions])

@@ -121,6 +121,20 @@ def flatness(case: str, loss: str, mean: float, error: float | None, **changes: 
     } | changes
 
 
+def curvature(loss: str, largest: float, error: float | None = None, **changes: Any) -> Entry:
+    """Eigenvalues on the test split."""
+    entry = flatness("average", loss, 0.0, None, **changes)
+    return entry | {
+        "kind": "curvature",
+        "name": f"curvature-{loss}-test",
+        "values": {
+            "lambda_max": value(largest, error, 256),
+            "lambda_min": value(-1.0, None, 256),
+            "convexity": value(1 / largest, None, 256),
+        },
+    }
+
+
 def metrics() -> Iterator[Entry]:
     """Two train lines an epoch, a validation line every five; overfits after 30."""
     rng = np.random.default_rng(1)
@@ -170,6 +184,7 @@ class Files:
 
     evaluation = staticmethod(evaluation)
     flatness = staticmethod(flatness)
+    curvature = staticmethod(curvature)
 
     def __init__(self, workdir: Path) -> None:
         self.workdir = workdir

@@ -1,7 +1,7 @@
 import numpy as np
 from matplotlib.container import ErrorbarContainer
 
-from rfm.reporting import figures, style
+from rfm.reporting import figures, style, through_training
 from rfm.reporting.metrics import Metrics, TrainMetrics, ValidationMetrics
 from rfm.reporting.run import read_run
 
@@ -49,7 +49,7 @@ def test_training_curves_are_the_metrics(files):
 def test_split_and_loss_have_the_same_colours_in_all_figures(files):
     run = read_run(files.everything())
     training = figures.training_curves(run.metrics).axes[0]
-    flatness = figures.flatness_through_training(run.records, run.metrics).axes[1]
+    flatness = through_training.flatness_through_training(run.records, run.metrics).axes[1]
     bars = figures.loss_by_correctness(run.records).axes[0].patches
     colours = {line.get_label(): line.get_color() for line in (*training.lines, *flatness.lines)}
     assert colours["held-out test, under attack"] == colours["RLoss, test"] == style.colour("test")
@@ -76,7 +76,7 @@ def test_a_single_dispatch_can_be_drawn():
 
 def test_flatness_is_drawn_at_the_snapshots_beside_validation(files):
     run = read_run(files.everything())
-    figure = figures.flatness_through_training(run.records, run.metrics)
+    figure = through_training.flatness_through_training(run.records, run.metrics)
     beside, average, worst = figure.axes
     for axes, case in ((average, "average"), (worst, "worst")):
         for label, loss in (("RLoss, test", "rloss"), ("Loss, test", "loss")):
@@ -102,10 +102,33 @@ def test_evaluations_of_snapshots_come_before_validation(files):
         entry["values"]["rloss"]["value"] = rloss
         files.records(entry, files.flatness("average", "rloss", 0.5, 0.1, **place))
     run = read_run(files.workdir)
-    figure = figures.flatness_through_training(run.records, run.metrics)
+    figure = through_training.flatness_through_training(run.records, run.metrics)
     beside, _ = figure.axes
     expected = [(10, 2.0), (20, 1.5)]
     np.testing.assert_allclose(_lines(beside)["RLoss, test"], expected)
+
+
+def test_every_radius_has_a_panel(files):
+    """Fig. C: the losses and lambda_max above, a row for each case below."""
+    for step in (1000, 2000):
+        place = {"step": step, "epoch": step / 100, "snapshot": True}
+        for case, radii in (("average", (0.5, 0.75, 0.25)), ("worst", (0.003, 0.001))):
+            for xi in radii:
+                entry = files.flatness(case, "rloss", xi * step, 0.1, **place)
+                entry["protocol"]["ball"]["radius"] = xi
+                if xi not in (0.5, 0.003):
+                    entry |= {"name": f"{entry['name']}-xi-{xi:g}", "variant": f"xi-{xi:g}"}
+                files.records(entry)
+        files.records(files.evaluation("test", **place), files.curvature("loss", 40.0, **place))
+    run = read_run(files.workdir)
+    figure = through_training.flatness_through_training(run.records, run.metrics)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    average = [f"Average-case flatness, ξ = {xi}" for xi in (0.25, 0.5, 0.75)]
+    worst = [f"Worst-case flatness, ξ = {xi}" for xi in (0.001, 0.003)]
+    assert titles == ["RLoss and Loss", "λmax of Loss", *average, *worst]
+    np.testing.assert_allclose(_lines(figure.axes[2])["RLoss, test"], [(10, 250), (20, 500)])
+    places = [axes.get_subplotspec().get_geometry() for axes in figure.axes]
+    assert [place[:3] for place in places] == [(3, 3, i) for i in (0, 1, 3, 4, 5, 6, 7)]
 
 
 def test_bars_are_the_rloss_of_correct_and_incorrect_examples(files):
@@ -138,5 +161,5 @@ def test_figures_without_data_are_none(files):
     assert figures.training_curves(Metrics(validation=(nothing,))) is None
     records = read_run(files.workdir).records
     assert figures.training_curves(Metrics()) is None
-    assert figures.flatness_through_training(records, Metrics()) is None
+    assert through_training.flatness_through_training(records, Metrics()) is None
     assert figures.loss_by_correctness(records) is None
