@@ -19,7 +19,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["rfm", "rfm.*"]), "rfm.configs"],
     package_dir={"rfm.configs": "configs"},
-    package_data={"rfm": ["py.typed"], "rfm.reporting": ["*.j2"]},
+    package_data={"rfm": ["py.typed"], "rfm.configs": ["*.csv"], "rfm.reporting": ["*.j2"]},
     entry_points={"console_scripts": ["rfm = rfm.cli:main"]},
     install_requires=[
         "absl-py",

@@ -146,18 +146,28 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=5, help="of the attack (5)")
     parser.add_argument("--chunks", type=int, nargs="+", default=[2, 4], help="pieces at a time")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of each way (3)")
+    parser.add_argument("--render", action="store_true", help="only rewrite the README's table")
     options = parser.parse_args()
+    if options.render:
+        _render()
+        return 0
     flags = f"--xla_force_host_platform_device_count={cores()}"
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
     found = measure(options)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    name = report.slug(found["devices"])
+    environment, on_cpu = found["environment"], "cpu" in found["devices"]
+    device = environment["cpu"] if on_cpu else found["devices"]
+    name = report.slug(device, environment["cores"] if on_cpu else None)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    paths = sorted(RESULTS.glob("*.json"))
-    parts = [markdown(json.loads(path.read_text())) for path in paths]
-    report.replace_region(BEGIN, END, parts)
+    _render()
     print(markdown(found))
     return 0
+
+
+def _render() -> None:
+    """Rewrites the marked region of the README from the results files."""
+    paths = sorted(RESULTS.glob("*.json"))
+    report.replace_region(BEGIN, END, [markdown(json.loads(p.read_text())) for p in paths])
 
 
 if __name__ == "__main__":

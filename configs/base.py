@@ -20,12 +20,17 @@ def get_config() -> ConfigDict:
                 "train_examples": 0,  # only the first so many; 0: all
                 "flip": True,
                 "crop": 4,  # pixels per side
+                "autoaugment": False,  # the CIFAR-10 policy, after flips and crops
+                "cutout": 0,  # pixels per side of a black square; after all others
+                "label_noise": 0.0,  # share of labels drawn anew, for the update only
+                "extra": "",  # a file of pseudo-labelled images, half of every batch
             },
             "model": {
                 "exported": "",  # the file of an exported model instead of one of our own
                 "name": "resnet18",
                 "width": 64,
-                "activation": "relu",
+                "activation": "relu",  # or "silu", "mish", "gelu"
+                "dropout": 0.0,  # inside the blocks
                 "dtype": "float32",  # of the computation; "bfloat16" is faster on GPU and TPU
             },
             "adversary": {
@@ -34,14 +39,26 @@ def get_config() -> ConfigDict:
                 "epsilon": 8 / 255,
                 "steps": 7,
                 "step_size": 0.007,
-                "loss": "cross_entropy",
+                "loss": "cross_entropy",  # or "margin", or "kl": from the clean prediction
+                "stop_early": False,  # PGD-tau: examples stop once misclassified,
+                "stop_after": 0,  # so many steps later
+                "ignore_incorrect": False,  # no attack on what is misclassified without
+                "prevent_label_leaking": False,  # against predicted labels
             },
-            "objective": {"name": "cross_entropy"},
+            # "cross_entropy", "trades", "mart" or "self_supervision"; what is not the
+            # cross-entropy has a weight, lambda. Smoothing is for the update only.
+            "objective": {"name": "cross_entropy", "weight": 0.0, "label_smoothing": 0.0},
+            # At which weights the gradient is taken: "awp" (radius, steps) or "sam" (radius).
+            "weight_adversary": {"name": "", "radius": 0.0, "steps": 0},
+            # Once an update is done; 0: not at all.
+            "after": {"clip_weights": 0.0, "average_weights": 0.0},
             "optimiser": {
-                "name": "sgd",
+                "name": "sgd",  # or "adam", "entropy_sgd"
                 "learning_rate": 0.05,
                 "milestones": (60, 90, 120),  # epochs
                 "factor": 0.1,
+                "cycle": 0,  # epochs: a triangle up to the learning rate and back, instead
+                "inner_steps": 0,  # L of Entropy-SGD, each with a batch of its own
                 "momentum": 0.9,
                 "nesterov": True,
                 # Section F prints 0.005, but Table D lists that as a row of its own with

@@ -96,6 +96,30 @@ def kl_divergence(reference_logits: Logits, logits: Logits) -> PerExample:
     )
 
 
+def smoothed_cross_entropy(logits: Logits, labels: Labels, smoothing: float) -> PerExample:
+    """Cross-entropy with smoothed labels (Szegedy et al., 2016), shape (n,).
+
+    The target distribution has ``1 - smoothing`` on the label and ``smoothing / (k - 1)`` on
+    each of the k - 1 other classes (Section G of the supplement; common library functions
+    spread it over all k classes).
+    """
+    log_probabilities = jax.nn.log_softmax(_at_least_float32(logits))
+    true = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    targets = jnp.where(true, 1 - smoothing, smoothing / (logits.shape[-1] - 1))
+    return -(targets.astype(log_probabilities.dtype) * log_probabilities).sum(-1)
+
+
+def boosted_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
+    """``-log p_y - log(1 - max_{j != y} p_j)``, shape (n,): Eq. (14) of the supplement (MART)."""
+    log_probabilities = jax.nn.log_softmax(_at_least_float32(logits))
+    true = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
+    strongest = jnp.argmax(jnp.where(true, -jnp.inf, log_probabilities), axis=-1)
+    # log(1 - p_j) as the log of the sum of all others: exact also where p_j is almost 1.
+    other = jax.nn.one_hot(strongest, logits.shape[-1], dtype=bool)
+    rest = jax.nn.logsumexp(jnp.where(other, -jnp.inf, log_probabilities), axis=-1)
+    return cross_entropy(logits, labels) - rest
+
+
 def kl_divergence_from(logits: Logits, labels: Labels, reference_logits: Logits) -> PerExample:
     """`kl_divergence` as a loss to ascend: from logits that are held fixed, labels unused.
 

@@ -7,9 +7,9 @@ ball used here is relative, layer by layer::
     B_xi(w) = {w + nu : ||nu^(l)||_2 <= xi * ||w^(l)||_2 for all layers l}
 
 Every weight tensor and every bias is a layer of its own (`RelativeBall.per` says otherwise);
-normalisation parameters are left alone. `RelativeBall` says which leaves those are and offers the operations
-that flatness measures and adversarial weight perturbation need, each a ``tree.map``
-over parameters of any model.
+normalisation parameters are left alone. `RelativeBall` says which leaves those are and offers
+the operations that flatness measures and adversarial weight perturbation need, each a
+``tree.map`` over parameters of any model.
 
     >>> import jax, jax.numpy as jnp, rfm
     >>> ball = rfm.perturb.RelativeBall(radius=0.5)
@@ -94,9 +94,9 @@ class RelativeBall:
         "norm".
         """
         direction_key, radius_key = jax.random.split(key)
-        direction = self.normalise(_draw(direction_key, params, jax.random.normal), params)
+        direction = self.normalise(draw_like(direction_key, params, jax.random.normal), params)
         norms = jax.tree_util.tree_map_with_path(self._norm, params)
-        uniform = _draw(radius_key, norms, jax.random.uniform)
+        uniform = draw_like(radius_key, norms, jax.random.uniform)
 
         def shrink(leaf: Array, uniform: Array) -> Array:
             exponents = {"ball": uniform.size / leaf.size, "sphere": 0.0, "norm": 1.0}
@@ -110,7 +110,7 @@ class RelativeBall:
 
     def random_direction(self, key: Key[Array, ""], params: Params) -> Params:
         """A random direction of the radius's length in every layer (Section C)."""
-        return self.direction(_draw(key, params, jax.random.normal), params)
+        return self.direction(draw_like(key, params, jax.random.normal), params)
 
     def project(self, perturbation: Params, params: Params) -> Params:
         """The nearest point of the ball, layer by layer; inside nothing moves."""
@@ -150,7 +150,7 @@ class RelativeBall:
         return jax.tree_util.tree_map_with_path(apply, tree, params)
 
 
-def _draw(key: Key[Array, ""], like: Params, sampler: Callable[..., Array]) -> Params:
+def draw_like(key: Key[Array, ""], like: Params, sampler: Callable[..., Array]) -> Params:
     """A tree like `like`, drawn in one call and then cut up.
 
     One call for each leaf of a ResNet-18 took seven times as long to compile.

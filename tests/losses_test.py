@@ -164,3 +164,35 @@ def test_targeted_losses_by_hand():
     expected = np.log(1 / np.exp([1.0, 3.0, 0.0]).sum())
     found = losses.targeted_cross_entropy(logits, labels, targets)
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
+
+
+@given(LOGITS, LABELS, st.sampled_from([0.0, 0.1, 0.3]))
+def test_smoothed_labels_spread_over_the_other_classes(logits, labels, smoothing):
+    """Section G: 1 - tau on the label, tau / (K - 1) on each of the others."""
+    targets = np.full((5, 4), smoothing / 3)
+    targets[np.arange(5), labels] = 1 - smoothing
+    expected = -(targets * log_softmax(logits)).sum(1)
+    found = losses.smoothed_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(LOGITS, LABELS)
+def test_boosted_cross_entropy(logits, labels):
+    """Eq. (14), in float64 and without cancellation: 1 - p_j is the sum of the others."""
+    log_p = log_softmax(logits)
+    expected = []
+    for row, label in zip(log_p, labels, strict=True):
+        strongest = max((j for j in range(4) if j != label), key=lambda j: row[j])
+        rest = np.delete(row, strongest)
+        log_rest = rest.max() + np.log(np.exp(rest - rest.max()).sum())
+        expected.append(-row[label] - log_rest)
+    found = losses.boosted_cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_boosted_cross_entropy_has_a_gradient_where_a_class_is_certain():
+    for logits in ([[200.0, 0.0, 0.0]], [[0.0, 200.0, 0.0]], [[1.0, 1.0, 1.0]]):
+        gradient = jax.grad(lambda z: losses.boosted_cross_entropy(z, jnp.array([0])).sum())(
+            jnp.array(logits)
+        )
+        assert np.isfinite(gradient).all(), logits

@@ -34,7 +34,7 @@ exit status:
 """
 
 
-WITHOUT_CONFIG = ("data", "compare")
+WITHOUT_CONFIG = ("data", "compare", "methods")
 """Verbs that take neither a config nor a workdir."""
 
 
@@ -197,6 +197,16 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     compared.add_argument("first", metavar="DIR")
     compared.add_argument("second", metavar="DIR")
     compared.add_argument("--level", type=float, default=0.95, help="of the intervals (0.95)")
+    methods = verbs.add_parser(
+        "methods",
+        help="what --config NAME:METHOD knows",
+        description="Lists the methods: every row of Tables D and E of the paper's supplement,\n"
+        "and some more, with what the paper got. Names joined by + are done together:\n"
+        "--config cifar10:awp-0.01+label-noise-0.3",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    methods.add_argument("--csv", action="store_true", help="as CSV, with all columns")
     attacked = verb(
         "attack",
         "RErr by AutoAttack, or by one of its attacks",
@@ -240,14 +250,18 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )
     data = verb(
         "data",
-        "prepare or look at a data set",
+        "prepare, look at or label a data set",
         "prepare NAME: downloads a TFDS data set and stores it so that it can be read without\n"
         "TensorFlow; this step needs it: pip install 'robust-flat-minima[prepare]'.\n"
         "show SOURCE: loads a data set and prints its sizes: digits, tfds:NAME or an .npz with\n"
-        "x_train, y_train, x_test and y_test.",
+        "x_train, y_train, x_test and y_test.\n"
+        "pseudo-label FILE --exported MODEL --out NEW: labels the images of an .npz (images,\n"
+        "uint8, n h w c) by a model that rfm export wrote, for --config.data.extra=NEW.",
     )
-    data.add_argument("action", choices=("prepare", "show"))
+    data.add_argument("action", choices=("prepare", "show", "pseudo-label"))
     data.add_argument("name", metavar="NAME", help="e.g. cifar10, tfds:cifar10, digits, my.npz")
+    data.add_argument("--exported", metavar="FILE", help="pseudo-label: the model")
+    data.add_argument("--out", metavar="FILE", help="pseudo-label: the .npz to write")
     data.add_argument("--data-dir", metavar="DIR", help="folder of TFDS (default: TFDS's own)")
     return parser, dict(verbs.choices)
 

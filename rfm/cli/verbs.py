@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rfm import data, reporting
+from rfm import reporting
 from rfm import workdir as workdirs
+from rfm.cli import data_verbs, methods_verb
 from rfm.cli.bars import Bars
 from rfm.cli.command import Command
 from rfm.cli.signals import Stop
@@ -204,23 +205,11 @@ def _report(arguments: argparse.Namespace, stop: Stop) -> int:
 
 
 def _data(arguments: argparse.Namespace, stop: Stop) -> int:
-    console = Console()
-    if arguments.action == "prepare":
-        name = arguments.name.removeprefix("tfds:")
-        where = data.prepare(name, arguments.data_dir)
-        console.print(f"{name} is ready in {where}", markup=False, highlight=False, soft_wrap=True)
-        return 0
-    found = data.load(arguments.name, data_dir=arguments.data_dir)
-    height, width, channels = found.image_shape
-    console.print(
-        f"{found.name}: {len(found.train_labels)} training and {len(found.test_labels)} test"
-        f" images of {height}x{width}x{channels}, {found.classes} classes"
-        f" ({', '.join(found.class_names)})",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 0
+    return data_verbs.run(arguments)
+
+
+def _methods(arguments: argparse.Namespace, stop: Stop) -> int:
+    return methods_verb.run(arguments)
 
 
 VERBS: dict[str, Callable[[argparse.Namespace, Stop], int]] = {
@@ -235,6 +224,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, Stop], int]] = {
     "compare": _compare,
     "report": _report,
     "data": _data,
+    "methods": _methods,
 }
 
 

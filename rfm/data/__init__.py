@@ -5,6 +5,7 @@ a `Dataset` of uint8 images in the original order; `from_arrays` makes one of yo
 arrays; `evaluation` and `validation` choose examples of it by position.
 """
 
+from rfm.data import extra as extra
 from rfm.data.dataset import Dataset as Dataset
 from rfm.data.dataset import from_arrays as from_arrays
 from rfm.data.sources import digits as digits

@@ -123,10 +123,10 @@ def from_arrays(
     Raises:
       UserError: any of this does not hold; one line that names the array.
     """
-    x_train = _images(name, "x_train", x_train)
-    x_test = _images(name, "x_test", x_test)
-    y_train = _labels(name, "y_train", y_train)
-    y_test = _labels(name, "y_test", y_test)
+    x_train = check_images(name, "x_train", x_train)
+    x_test = check_images(name, "x_test", x_test)
+    y_train = check_labels(name, "y_train", y_train)
+    y_test = check_labels(name, "y_test", y_test)
     for split, images, labels in (
         ("train", x_train, y_train),
         ("test", x_test, y_test),
@@ -184,7 +184,8 @@ def _shape(array: np.ndarray) -> str:
     return "x".join(map(str, array.shape))
 
 
-def _images(name: str, key: str, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+def check_images(name: str, key: str, images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+    """The images, with a channel; raises UserError if they are something else."""
     if images.dtype != np.uint8:
         raise UserError(
             f"{name}: {key} is {images.dtype}, but images must be uint8 pixels from 0 "
@@ -205,7 +206,8 @@ def _images(name: str, key: str, images: np.ndarray) -> UInt8[np.ndarray, "n h w
     return np.ascontiguousarray(images)
 
 
-def _labels(name: str, key: str, labels: np.ndarray) -> Int32[np.ndarray, " n"]:
+def check_labels(name: str, key: str, labels: np.ndarray) -> Int32[np.ndarray, " n"]:
+    """The labels as int32; raises UserError if they are something else."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"{name}: {key} is {labels.dtype}, but labels must be integers 0, 1, 2, ..."

@@ -30,7 +30,7 @@ from rfm.errors import UserError
 from rfm.evaluation import records
 from rfm.evaluation.robustness import estimate
 from rfm.evaluation.tasks import Subject, Task, Tell, key_for
-from rfm.training.build import attack
+from rfm.training.axes import attack
 from rfm.types import Threat
 from rfm.workdir import write_atomically
 

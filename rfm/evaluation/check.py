@@ -10,7 +10,8 @@ from rfm.errors import UserError, choose
 from rfm.evaluation.attack import AUTOATTACKS
 from rfm.evaluation.measure_curvature import LEAVES
 from rfm.perturb import RelativeBall
-from rfm.training.build import Run, attack
+from rfm.training.axes import attack
+from rfm.training.build import Run
 
 _SPLITS = ("test", "train")
 _AT_LEAST = {

@@ -17,7 +17,7 @@ from rfm.data.splits import Examples, evaluation
 from rfm.evaluation import records
 from rfm.evaluation.robustness import Attacked, Clean, attacked, clean, estimate
 from rfm.evaluation.tasks import Subject, Task, key_for
-from rfm.training.build import attack
+from rfm.training.axes import attack
 
 SHOWN = 8  # adversarial examples that are kept to look at
 

@@ -18,7 +18,7 @@ from rfm.evaluation import records
 from rfm.evaluation.robustness import attacked, estimate
 from rfm.evaluation.tasks import Subject, Task, Tell, key_for
 from rfm.flatness.curvature import LeafPredicate, all_leaves, several_dimensions
-from rfm.training.build import attack
+from rfm.training.axes import attack
 
 Measure = Callable[[tuple[Any, ...], Mapping[str, Any], int], dict[str, Any]]
 

@@ -23,7 +23,7 @@ from rfm.evaluation.robustness import estimate
 from rfm.evaluation.tasks import Subject, Task, key_for
 from rfm.flatness import Flatness
 from rfm.perturb import RelativeBall
-from rfm.training.build import attack
+from rfm.training.axes import attack
 
 Measure = Callable[..., Flatness]
 

@@ -21,7 +21,7 @@ from rfm.evaluation.robustness import estimate
 from rfm.evaluation.tasks import Subject, Task, Tell, key_for
 from rfm.flatness import Landscape
 from rfm.perturb import RelativeBall
-from rfm.training.build import attack
+from rfm.training.axes import attack
 from rfm.types import Params
 
 KINDS = ("random", "adversarial", "hessian")

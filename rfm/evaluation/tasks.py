@@ -55,9 +55,9 @@ class Subject:
         cls, run: Run, state: TrainState, checkpoint: str, *, snapshot: bool = False
     ) -> "Subject":
         """A checkpoint of the run."""
-        step = int(state.step)
-        apply_fn, model = run.apply_fn(state.batch_stats), {"dtype": run.config.model.dtype}
-        return cls(run, apply_fn, state.params, step, checkpoint, snapshot, model)
+        params, batch_stats = state.evaluated
+        apply_fn, model = run.apply_fn(batch_stats), {"dtype": run.config.model.dtype}
+        return cls(run, apply_fn, params, int(state.step), checkpoint, snapshot, model)
 
     @classmethod
     def of_file(cls, run: Run, path: str) -> "Subject":

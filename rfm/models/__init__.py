@@ -34,6 +34,8 @@ def create(
     std: tuple[float, ...],
     activation: str = "relu",
     dtype: str = "float32",
+    dropout: float = 0.0,
+    rotation_head: bool = False,
 ) -> nn.Module:
     """The architecture called `name`.
 
@@ -46,15 +48,20 @@ def create(
       activation: a key of `ACTIVATIONS`.
       dtype: of the computation, "float32" or "bfloat16"; parameters and logits stay
         float32.
+      dropout: share of values set to 0 in training, inside the blocks.
+      rotation_head: return four more logits, of quarter turns.
 
     Raises:
-      UserError: an unknown name, activation or dtype, or a width below one.
+      UserError: an unknown name, activation or dtype, a width below one, or a share that is
+        not in [0, 1).
     """
     architecture = choose("model.name", name, ARCHITECTURES)
     choose("model.activation", activation, ACTIVATIONS)
     compute_dtype = choose("model.dtype", dtype, DTYPES)
     if width < 1:
         raise UserError(f"model.width must be at least 1, got {width}")
+    if not 0 <= dropout < 1:
+        raise UserError(f"model.dropout must be in [0, 1), got {dropout}")
     return architecture(
         classes=classes,
         width=width,
@@ -62,6 +69,8 @@ def create(
         mean=tuple(mean),
         std=tuple(std),
         dtype=compute_dtype,
+        dropout=dropout,
+        rotation_head=rotation_head,
     )
 
 

@@ -59,6 +59,28 @@ class Conv(nn.Module):
         )(x)
 
 
+class Dropout(nn.Module):
+    """Sets a share of the values to 0 and scales the others up, in training (Srivastava, 2014).
+
+    Every example has draws of its own, by its position in the batch; where the batch is
+    spread over the mapped axis `axis_name`, in the whole batch.
+    """
+
+    share: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n ..."], *, train: bool) -> Float[Array, "n ..."]:
+        if not train or not self.share:
+            return x
+        n, kept = x.shape[0], 1 - self.share
+        first = 0 if self.axis_name is None else n * jax.lax.axis_index(self.axis_name)
+        positions = first + jnp.arange(n)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), positions)
+        stays = jax.vmap(lambda key: jax.random.bernoulli(key, kept, x.shape[1:]))(keys)
+        return jnp.where(stays, x / kept, 0).astype(x.dtype)
+
+
 class RebasedBatchNorm(nn.Module):
     """Batch normalisation whose scale is stored as an offset from one.
 

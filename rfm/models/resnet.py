@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rfm.models.layers import ACTIVATIONS, Conv, RebasedBatchNorm, Whiten
+from rfm.models.layers import ACTIVATIONS, Conv, Dropout, RebasedBatchNorm, Whiten
 
 
 class Block(nn.Module):
@@ -25,6 +25,7 @@ class Block(nn.Module):
     activation: str
     axis_name: str | None
     dtype: Any
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w i"], *, train: bool) -> Float[Array, "n p q o"]:
@@ -33,6 +34,7 @@ class Block(nn.Module):
         norm = functools.partial(RebasedBatchNorm, axis_name=self.axis_name, dtype=self.dtype)
         y = conv(stride=self.stride, name="conv1")(x)
         y = activation(norm(name="norm1")(y, train=train))
+        y = Dropout(self.dropout, self.axis_name, name="dropout")(y, train=train)
         y = norm(name="norm2")(conv(name="conv2")(y), train=train)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = conv(kernel_size=1, stride=self.stride, name="conv_skip")(x)
@@ -51,6 +53,9 @@ class ResNet(nn.Module):
       mean, std: per channel, for whitening.
       axis_name: mapped axis over which batch statistics are averaged, if any.
       dtype: of the computation; parameters and logits are float32.
+      dropout: share of values set to 0 in training, between the convolutions of a block.
+      rotation_head: return four more logits, of quarter turns, by a head with one hidden layer
+        of 256 (self-supervision, Eq. (16)).
     """
 
     classes: int
@@ -61,11 +66,13 @@ class ResNet(nn.Module):
     std: tuple[float, ...]
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    dropout: float = 0.0
+    rotation_head: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "n h w c"], *, train: bool = False
-    ) -> Float[Array, "n classes"]:
+    ) -> Float[Array, "n logits"]:
         x = Whiten(self.mean, self.std, name="whiten")(x).astype(self.dtype)
         x = Conv(self.width, dtype=self.dtype, name="stem")(x)
         x = RebasedBatchNorm(self.axis_name, dtype=self.dtype, name="stem_norm")(x, train=train)
@@ -78,10 +85,15 @@ class ResNet(nn.Module):
                     self.activation,
                     self.axis_name,
                     self.dtype,
+                    self.dropout,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train=train)
         x = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean(axis=(1, 2))
-        return nn.Dense(self.classes, name="head")(x)
+        logits = nn.Dense(self.classes, name="head")(x)
+        if not self.rotation_head:
+            return logits
+        hidden = ACTIVATIONS[self.activation](nn.Dense(256, name="rotation_hidden")(x))
+        return jnp.concatenate([logits, nn.Dense(4, name="rotation_head")(hidden)], axis=-1)
 
 
 resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2))

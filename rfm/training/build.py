@@ -6,7 +6,6 @@ no sense is refused, with the name of the field.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,24 +16,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from rfm import data as rfm_data
-from rfm import losses, models, threat
-from rfm.attacks import PGD
-from rfm.data.augment import FlipAndCrop
+from rfm import models
 from rfm.devices import AXIS, make_mesh, replicate
-from rfm.errors import UserError, choose
-from rfm.training import limits
-from rfm.training.adversary import Adversary, Attack, NoAdversary
+from rfm.errors import UserError
+from rfm.training import axes, limits
+from rfm.training.after import AverageWeights
 from rfm.training.dispatch import steps_per_epoch
-from rfm.training.objective import CrossEntropy, Objective
-from rfm.training.optimiser import Optimiser, sgd
-from rfm.training.schedule import multi_step
 from rfm.training.state import TrainState, create_train_state
 from rfm.training.step import Method, Network
-from rfm.types import Threat
-
-THREATS: dict[str, Callable[[float], Threat]] = {"linf": threat.linf, "l2": threat.l2}
-ATTACK_LOSSES = {"cross_entropy": losses.cross_entropy, "margin": losses.margin}
-OBJECTIVES: dict[str, Callable[[], Objective]] = {"cross_entropy": CrossEntropy}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +33,10 @@ class Run:
     Attributes:
       config: what it was made from.
       dataset: on the host.
+      extra: pseudo-labelled images, half of every batch, or None.
       mesh: the devices.
-      model: the Flax module.
-      network: its two faces, for training.
+      model: the Flax module that is evaluated.
+      network: the two faces of the one that is trained; it may have another head.
       method: the training method.
       steps_per_epoch: whole batches in the training set.
       total_steps: of the whole training.
@@ -55,6 +45,7 @@ class Run:
 
     config: ml_collections.ConfigDict
     dataset: rfm_data.Dataset
+    extra: rfm_data.extra.Labelled | None
     mesh: Mesh
     model: nn.Module
     network: Network
@@ -71,10 +62,13 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """Fresh parameters, on every device."""
-        init = models.initialise(self.model, self.key("init"), self.dataset.image_shape)
+        model = self.model.clone(rotation_head=self.method.rotations)
+        init = models.initialise(model, self.key("init"), self.dataset.image_shape)
         params, batch_stats = init
         optimiser = self.method.optimiser.init(params)
-        return replicate(create_train_state(params, batch_stats, optimiser), self.mesh)
+        average = any(isinstance(after, AverageWeights) for after in self.method.after)
+        state = create_train_state(params, batch_stats, optimiser, average=average)
+        return replicate(state, self.mesh)
 
     def apply_fn(self, batch_stats: PyTree) -> jax.tree_util.Partial:
         """The network in evaluation mode as an ``ApplyFn``."""
@@ -99,8 +93,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
             f" images, got {config.data.crop}"
         )
     mean, std = dataset.pixel_statistics()
-    make_model = functools.partial(
-        models.create,
+    model = models.create(
         config.model.name,
         classes=dataset.classes,
         width=config.model.width,
@@ -108,24 +101,27 @@ def build(config: ml_collections.ConfigDict) -> Run:
         std=tuple(float(s) or 1.0 for s in std),  # a constant channel stays as it is
         activation=config.model.activation,
         dtype=config.model.dtype,
+        dropout=config.model.dropout,
     )
-    model = make_model()
+    axes.check(config)
+    per_step = config.optimiser.inner_steps or 1
     try:
-        in_epoch = steps_per_epoch(len(dataset.train_labels), config.train.batch_size)
+        in_epoch = steps_per_epoch(len(dataset.train_labels), config.train.batch_size, per_step)
     except ValueError as error:
         raise UserError(f"config.train.batch_size: {error}") from None
     limits.check_steps(in_epoch * config.train.epochs)
-    schedule = _schedule(config.optimiser, in_epoch)
-    method = Method(
-        augmentation=_augmentation(config.data),
-        adversary=_adversary(config.adversary),
-        objective=choose("config.objective.name", config.objective.name, OBJECTIVES)(),
-        optimiser=_optimiser(config.optimiser, schedule),
-    )
-    network = Network(models.EvaluationMode(model), models.train_fn(model, axis_name=AXIS))
+    schedule = axes.schedule(config.optimiser, in_epoch)
+    method = axes.method(config, dataset.classes, schedule)
+    trained = model.clone(rotation_head=method.rotations)
+    network = Network(models.EvaluationMode(trained), models.train_fn(trained, axis_name=AXIS))
+    extra = None
+    if config.data.extra:
+        shape, classes = dataset.image_shape, dataset.classes
+        extra = rfm_data.extra.read(config.data.extra, image_shape=shape, classes=classes)
     return Run(
         config=config,
         dataset=dataset,
+        extra=extra,
         mesh=make_mesh(config.train.batch_size),
         model=model,
         network=network,
@@ -133,55 +129,4 @@ def build(config: ml_collections.ConfigDict) -> Run:
         steps_per_epoch=in_epoch,
         total_steps=in_epoch * config.train.epochs,
         schedule=schedule,
-    )
-
-
-def attack(config: ml_collections.ConfigDict, field: str) -> PGD:
-    """The attack that a section of the config describes.
-
-    Raises:
-      UserError: it makes no sense; `field` is the section's name.
-    """
-    ball = choose(f"{field}.threat", config.threat, THREATS)
-    try:
-        return PGD(
-            threat=ball(config.epsilon),
-            steps=config.steps,
-            step_size=config.step_size,
-            restarts=config.get("restarts", 1),
-            loss=choose(f"{field}.loss", config.get("loss", "cross_entropy"), ATTACK_LOSSES),
-            chunk=config.get("chunk", 0) or None,
-        )
-    except ValueError as error:
-        raise UserError(f"{field}: {error}") from None
-
-
-def _augmentation(config: ml_collections.ConfigDict) -> FlipAndCrop | None:
-    return FlipAndCrop(config.flip, config.crop) if config.flip or config.crop else None
-
-
-def _adversary(config: ml_collections.ConfigDict) -> Adversary:
-    if config.name == "none":
-        return NoAdversary()
-    if config.name != "pgd":
-        raise UserError(f"config.adversary.name must be 'pgd' or 'none', got {config.name!r}")
-    return Attack(attack(config, "config.adversary"))
-
-
-def _schedule(config: ml_collections.ConfigDict, in_epoch: int) -> Callable[[Any], Any]:
-    if config.learning_rate <= 0:
-        raise UserError(
-            f"config.optimiser.learning_rate must be positive, got {config.learning_rate}"
-        )
-    return multi_step(config.learning_rate, config.milestones, config.factor, in_epoch)
-
-
-def _optimiser(config: ml_collections.ConfigDict, schedule: Callable[[Any], Any]) -> Optimiser:
-    if config.name != "sgd":
-        raise UserError(f"config.optimiser.name must be 'sgd', got {config.name!r}")
-    return sgd(
-        schedule,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
     )

@@ -21,7 +21,8 @@ from rfm.training.step import Method, Network, TrainBatch, train_step
 
 Metrics = dict[str, Float[Array, " steps"]]
 Dispatch = Callable[
-    [TrainState, TrainBatch, Key[Array, ""], Int[Array, ""]], tuple[TrainState, Metrics]
+    [TrainState, tuple[TrainBatch, ...], Key[Array, ""], Int[Array, ""]],
+    tuple[TrainState, Metrics],
 ]
 
 
@@ -50,9 +51,11 @@ def make_dispatch(
       longest: the largest number of steps per dispatch.
 
     Returns:
-      A function of the state, all training examples (on the devices), the run's key and
-      the number of steps (at most `longest`, and not beyond the end of the epoch). Its
-      metrics have `longest` entries, NaN beyond the steps done.
+      A function of the state, the data, the run's key and the number of steps (at most
+      `longest`, and not beyond the end of the epoch). The data are on the devices: all
+      training examples, and perhaps others, of which then half of every batch is drawn, with
+      replacement (every second example). Metrics have `longest` entries, NaN beyond the
+      steps done.
     """
     return functools.partial(_dispatch, method, network, mesh, batch_size, longest)
 
@@ -65,27 +68,38 @@ def _dispatch(
     batch_size: int,
     longest: int,
     state: TrainState,
-    data: TrainBatch,
+    data: tuple[TrainBatch, ...],
     key: Key[Array, ""],
     steps: Int[Array, ""],
 ) -> tuple[TrainState, Metrics]:
     per_step = method.optimiser.batches
     layout = NamedSharding(mesh, PartitionSpec(AXIS))
-    examples = data.labels.shape[0]
+    examples = data[0].labels.shape[0]
     in_epoch = steps_per_epoch(examples, batch_size, per_step)
-    order_key, step_key = jax.random.split(key)
+    order_key, step_key, others_key = jax.random.split(key, 3)
     epoch = state.step // in_epoch
     order = jax.random.permutation(jax.random.fold_in(order_key, epoch), examples)
 
-    def batch(position: Int[Array, ""]) -> TrainBatch:
-        rows = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
-        rows = jax.lax.with_sharding_constraint(rows, layout)
-        return TrainBatch(data.images[rows], data.labels[rows])
+    def batch(position: Int[Array, ""], number: Int[Array, ""]) -> TrainBatch:
+        if len(data) == 1:
+            rows = jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+            rows = jax.lax.with_sharding_constraint(rows, layout)
+            return jax.tree.map(lambda v: v[rows], data[0])
+        half = batch_size // 2
+        rows = jax.lax.dynamic_slice(order, (position * half,), (half,))
+        drawn = jax.random.fold_in(others_key, number)
+        others = jax.random.randint(drawn, (half,), 0, data[1].labels.shape[0])
+        mixed = jax.tree.map(
+            lambda v, w: jnp.stack([v[rows], w[others]], axis=1).reshape(batch_size, *v.shape[1:]),
+            *data,
+        )
+        return jax.lax.with_sharding_constraint(mixed, layout)
 
     def body(i: Int[Array, ""], carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, metrics = carry
         position = (state.step % in_epoch) * per_step
-        drawn = tuple(batch(position + j) for j in range(per_step))
+        number = state.step * per_step
+        drawn = tuple(batch(position + j, number + j) for j in range(per_step))
         of_step = jax.random.fold_in(step_key, state.step)
         state, values = train_step(method, network, mesh, state, drawn, of_step)
         return state, {name: metrics[name].at[i].set(values[name]) for name in metrics}

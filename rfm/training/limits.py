@@ -26,6 +26,12 @@ _AT_LEAST_ONE = (
 )
 _AT_LEAST_ZERO = (
     "seed",
+    "data.cutout",
+    "adversary.stop_after",
+    "optimiser.cycle",
+    "optimiser.inner_steps",
+    "after.clip_weights",
+    "weight_adversary.steps",
     "data.crop",
     "optimiser.factor",
     "optimiser.momentum",
@@ -58,6 +64,10 @@ def check(config: ml_collections.ConfigDict) -> None:
                 value = value[part]
             if value < least:
                 raise UserError(f"config.{name} must be at least {least}, got {value}")
+    if not 0 <= config.data.label_noise <= 1:
+        raise UserError(
+            f"config.data.label_noise must be from 0 to 1, got {config.data.label_noise}"
+        )
     if config.optimiser.momentum >= 1:
         raise UserError(
             f"config.optimiser.momentum must be less than 1, got {config.optimiser.momentum}"

@@ -21,7 +21,8 @@ from rfm.data.splits import validation
 from rfm.devices import replicate
 from rfm.evaluation.robustness import attacked, clean
 from rfm.progress import Progress, silent
-from rfm.training.build import Run, attack
+from rfm.training.axes import attack
+from rfm.training.build import Run
 from rfm.training.checkpoint import Checkpoints
 from rfm.training.dispatch import make_dispatch
 from rfm.training.metrics import MetricsWriter
@@ -91,8 +92,7 @@ def train(
             batch_size=config.batch_size,
             longest=min(config.steps_per_dispatch, run.steps_per_epoch),
         )
-        examples = run.dataset.train_images, run.dataset.train_labels
-        data = TrainBatch(*replicate(examples, run.mesh))
+        data = _data(run)
         key = replicate(run.key("train"), run.mesh)
         writer, last_save = MetricsWriter(workdir, step=step), time.monotonic()
         try:
@@ -126,6 +126,13 @@ def train(
     return state
 
 
+def _data(run: Run) -> tuple[TrainBatch, ...]:
+    """What batches are drawn from, on the devices."""
+    own = (run.dataset.train_images, run.dataset.train_labels)
+    sources = (own,) if run.extra is None else (own, run.extra)
+    return tuple(TrainBatch(*replicate(tuple(source), run.mesh)) for source in sources)
+
+
 def _validator(run: Run) -> Callable[[TrainState, int], dict[str, float]]:
     """Clean and robust values on the held-out examples (Section F: the last 500 of test)."""
     section = run.config.validation
@@ -135,7 +142,8 @@ def _validator(run: Run) -> Callable[[TrainState, int], dict[str, float]]:
     batch_size = run.config.train.batch_size
 
     def validate(state: TrainState, step: int) -> dict[str, float]:
-        logits_fn = bind(run.apply_fn(state.batch_stats), state.params)
+        params, batch_stats = state.evaluated
+        logits_fn = bind(run.apply_fn(batch_stats), params)
         key = jax.random.fold_in(run.key("validation"), step)
         images, labels = examples.images, examples.labels
         natural = clean(logits_fn, images, labels, batch_size=batch_size, mesh=mesh)

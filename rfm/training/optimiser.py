@@ -73,6 +73,13 @@ class Optax:
         return state, found.metrics
 
 
+def adam(schedule: optax.Schedule, *, weight_decay: float) -> Optax:
+    """Adam (Kingma & Ba, 2015) as in PyTorch: weight decay is part of the gradient, not AdamW."""
+    return Optax(
+        optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(schedule, eps=1e-8))
+    )
+
+
 def sgd(schedule: optax.Schedule, *, momentum: float, nesterov: bool, weight_decay: float) -> Optax:
     """Stochastic gradient descent as in PyTorch.
 

@@ -17,7 +17,7 @@ def dispatch_with(run, steps, longest):
     dispatch = make_dispatch(
         run.method, run.network, run.mesh, batch_size=config.batch_size, longest=longest
     )
-    data = TrainBatch(run.dataset.train_images, run.dataset.train_labels)
+    data = (TrainBatch(run.dataset.train_images, run.dataset.train_labels),)
     data, state = replicate(data, run.mesh), run.initial_state()
     metrics = []
     for count in steps:
@@ -37,7 +37,8 @@ def test_result_does_not_depend_on_how_steps_are_grouped(run):
     assert _dispatch._cache_size() == before + 1, "dispatches of any length are one compilation"
 
 
-def test_an_epoch_takes_each_example_once_and_drops_the_rest(run):
+def labels_of_steps(run, data, count, batch_size=48):
+    """The labels of every batch, for labels that number the examples."""
     seen = []
 
     class Recorder:
@@ -52,18 +53,34 @@ def test_an_epoch_takes_each_example_once_and_drops_the_rest(run):
             return state, {"loss": zero, "error": zero}
 
     method = dataclasses.replace(run.method, optimiser=Recorder())
-    dispatch = make_dispatch(method, run.network, run.mesh, batch_size=48, longest=8)
-    n = 160
-    data = TrainBatch(jnp.zeros((n, 8, 8, 1), jnp.uint8), jnp.arange(n, dtype=jnp.int32))
+    dispatch = make_dispatch(method, run.network, run.mesh, batch_size=batch_size, longest=8)
     state = run.initial_state().replace(optimiser={})
-    state, _ = dispatch(state, data, run.key("train"), jnp.int32(3))
-    dispatch(state, data, run.key("train"), jnp.int32(3))
+    for _ in range(count):
+        state, _ = dispatch(state, data, run.key("train"), jnp.int32(3))
     jax.effects_barrier()
+    return np.array(seen)
+
+
+def numbered(first, n):
+    return TrainBatch(jnp.zeros((n, 8, 8, 1), jnp.uint8), jnp.arange(first, first + n))
+
+
+def test_an_epoch_takes_each_example_once_and_drops_the_rest(run):
+    seen = labels_of_steps(run, (numbered(0, 160),), 2)
     first, second = (np.concatenate(seen[i : i + 3]) for i in (0, 3))
     for epoch in (first, second):
         assert len(set(epoch.tolist())) == len(epoch) == 144
     assert set(first.tolist()) != set(second.tolist())
     assert not np.array_equal(first, np.sort(first))
+
+
+def test_every_second_example_is_drawn_from_the_others(run):
+    seen = labels_of_steps(run, (numbered(0, 160), numbered(1000, 500)), 2)
+    own, others = seen[:, ::2], seen[:, 1::2]
+    assert (own < 160).all()
+    assert (others >= 1000).all()
+    assert len(set(own[:3].ravel().tolist())) == 72, "half an epoch, each example once"
+    assert len(set(others.ravel().tolist())) > 100, "drawn anew in every batch"
 
 
 def test_steps_per_epoch():

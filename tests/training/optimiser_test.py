@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rfm.training.optimiser import Gradient, Optax, sgd
-from rfm.training.schedule import multi_step
+from rfm.training.optimiser import Gradient, Optax, adam, sgd
+from rfm.training.schedule import cyclic, multi_step
 from rfm.training.state import create_train_state
 
 
@@ -55,3 +55,32 @@ def test_optax_takes_one_batch():
         sgd(lambda _: 0.1, momentum=0.9, nesterov=True, weight_decay=0.0).update(
             None, create_train_state({}, {}, {}), (1, 2), jax.random.key(0)
         )
+
+
+def test_adam_decays_inside_the_gradient():
+    """torch.optim.Adam's documented update, weight_decay added to the gradient."""
+    random = np.random.default_rng(0)
+    w, gradients = random.normal(size=3), random.normal(size=(4, 3))
+    optimiser = adam(lambda step: 0.1, weight_decay=0.3)
+    params = {"kernel": jnp.asarray(w, jnp.float32)}
+    state = create_train_state(params, {}, optimiser.init(params))
+    first, second = np.zeros(3), np.zeros(3)
+    for number, g in enumerate(gradients, start=1):
+
+        def grad_fn(params, stats, batch, key):
+            return Gradient({"kernel": jnp.asarray(batch, jnp.float32)}, stats, {})
+
+        state, _ = optimiser.update(grad_fn, state, (g,), jax.random.key(0))
+        g = g + 0.3 * w
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        unbiased = first / (1 - 0.9**number), second / (1 - 0.999**number)
+        w = w - 0.1 * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
+    np.testing.assert_allclose(state.params["kernel"], w, rtol=1e-4)
+
+
+def test_a_cycle_is_a_triangle():
+    """The released schedule: from 0 up to 0.2 over 15 epochs and back."""
+    schedule = cyclic(0.2, 30, steps_per_epoch=10)
+    rates = [float(schedule(jnp.int32(step))) for step in (0, 75, 150, 225, 299, 300, 450)]
+    expected = [0, 0.1, 0.2, 0.1, 0.2 / 150, 0, 0.2]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-8)

@@ -6,17 +6,20 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from rfm import losses, models
 from rfm.data.augment import FlipAndCrop
 from rfm.devices import AXIS, make_mesh, replicate
+from rfm.perturb import RelativeBall
 from rfm.training import optimiser as optimisers
 from rfm.training.adversary import NoAdversary
-from rfm.training.objective import CrossEntropy
+from rfm.training.objective import CrossEntropy, SelfSupervision
 from rfm.training.schedule import multi_step
 from rfm.training.state import create_train_state
 from rfm.training.step import Method, Network, TrainBatch, gradient_function, train_step
+from rfm.training.weight_adversary import AdversarialWeights
 from rfm.types import bind
 
 BATCH = 16
@@ -168,3 +171,110 @@ def test_logits_function_of_the_adversary_equals_apply_fn(parts):
     x = jnp.asarray(batch.images / 255.0, jnp.float32)
     direct = models.apply_fn(model, stats)(params, x)
     np.testing.assert_array_equal(bind(network.apply_fn, stats, params)(x), direct)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """An objective that remembers the labels it was given; an adversary that does, too."""
+
+    seen: tuple
+
+    def __call__(self, *arguments):
+        if callable(arguments[0]) and len(arguments) == 4:  # as adversary
+            jax.debug.callback(lambda v: self.seen[0].append(np.asarray(v)), arguments[2])
+            return arguments[1]
+        jax.debug.callback(lambda v: self.seen[1].append(np.asarray(v)), arguments[4])
+        return CrossEntropy()(*arguments)
+
+    def __hash__(self):
+        return id(self.seen)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_label_noise_is_for_the_update_only(parts, share):
+    _, network, params, stats, batch = parts
+    seen = ([], [])
+    spy = Labels(seen)
+    method = Method(None, spy, spy, sgd(), classes=10, label_noise=share)
+    grad_fn = jax.jit(gradient_function(method, network, make_mesh(1)))
+    for key in range(40):
+        grad_fn(params, stats, batch, jax.random.key(key))
+    jax.effects_barrier()
+    for labels in seen[0]:
+        np.testing.assert_array_equal(labels, batch.labels)
+    noisy = np.array(seen[1])
+    changed = (noisy != batch.labels).mean()
+    expected = 0.9 * share  # a tenth of the draws give the true label again
+    assert changed == pytest.approx(expected, abs=4 * np.sqrt(0.25 / noisy.size) if share else 0)
+    if share == 1.0:
+        counts = np.bincount(noisy.ravel(), minlength=10) / noisy.size
+        assert np.abs(counts - 0.1).max() < 4 * np.sqrt(0.09 / noisy.size)
+
+
+def test_gradients_are_taken_at_adversarial_weights_and_applied_to_the_others(parts):
+    """w <- w - rate * gradient(w + nu), with nu of the same adversarial examples."""
+    _, network, params, stats, batch = parts
+    rate = 0.1
+    plain = Method(FlipAndCrop(), Brighten(), CrossEntropy(), optimisers.Optax(optax.sgd(rate)))
+    awp = AdversarialWeights(RelativeBall(0.05))
+    mesh, key = make_mesh(1), jax.random.key(5)
+    grad_fn = jax.jit(gradient_function(plain, network, mesh))
+    there = awp(lambda p: None, params, grad_fn(params, stats, batch, key).gradient)
+    expected = jax.tree.map(
+        lambda w, g: w - rate * g, params, grad_fn(there, stats, batch, key).gradient
+    )
+    method = dataclasses.replace(plain, weight_adversary=awp)
+    found, metrics = step_of(parts, method, mesh, key)
+    assert_close(found.params, expected, 1e-4)
+    # Metrics are those of the weights themselves.
+    _, of_plain = step_of(parts, plain, mesh, key)
+    assert_close(metrics, of_plain, 1e-5)
+    moved = jax.tree.map(lambda w, g: w - rate * g, params, grad_fn(params, stats, batch, key)[0])
+    apart = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), moved, expected)
+    assert max(jax.tree.leaves(apart)) > 1e-3, "the perturbation makes a difference"
+
+
+def test_rotations_have_their_own_head_and_do_not_count_as_errors(parts):
+    model, _, _, stats, batch = parts
+    both = model.clone(rotation_head=True)
+    params, _ = models.initialise(both, jax.random.key(0), (32, 32, 3))
+    network = Network(models.EvaluationMode(both), models.train_fn(both, axis_name=AXIS))
+    method = Method(
+        None, NoAdversary(), SelfSupervision(10, 4.0), sgd(), classes=10, rotations=True
+    )
+    outcomes = [
+        jax.jit(gradient_function(method, network, mesh))(params, stats, batch, jax.random.key(2))
+        for mesh in meshes()
+    ]
+    for other in outcomes[1:]:
+        assert_close(other.metrics, outcomes[0].metrics, 1e-4)
+    found = outcomes[0]
+    assert any(leaf.any() for leaf in jax.tree.leaves(found.gradient["rotation_head"]))
+    errors = 8 * float(found.metrics["error"])
+    assert errors == pytest.approx(round(errors)), "a share of the eight that are not rotated"
+    # Evaluated is the head of classes alone, by the same weights.
+    x = jnp.asarray(batch.images / 255.0, jnp.float32)
+    classes = models.apply_fn(model, stats)(params, x)
+    np.testing.assert_allclose(models.apply_fn(both, stats)(params, x)[:, :10], classes, rtol=1e-5)
+
+
+def test_dropout_is_of_training_and_goes_by_example(parts):
+    model, _, params, stats, batch = parts
+    dropped = model.clone(dropout=0.5)
+    network = Network(models.EvaluationMode(dropped), models.train_fn(dropped, axis_name=AXIS))
+    method = Method(None, NoAdversary(), CrossEntropy(), sgd())
+    one, *others = [
+        jax.jit(gradient_function(method, network, mesh))(params, stats, batch, jax.random.key(3))
+        for mesh in meshes()
+    ]
+    for other in others:
+        assert_close(other.gradient, one.gradient, 1e-3)
+    _, plain, *_ = parts
+    without = jax.jit(gradient_function(method, plain, make_mesh(1)))
+    assert float(one.metrics["loss"]) != float(
+        without(params, stats, batch, jax.random.key(3)).metrics["loss"]
+    )
+    x = jnp.asarray(batch.images / 255.0, jnp.float32)
+    np.testing.assert_array_equal(
+        models.apply_fn(dropped, stats)(params, x), models.apply_fn(model, stats)(params, x)
+    )

@@ -1,0 +1,213 @@
+"""Every method by name: it builds, it trains, and the paper's numbers beside it are the paper's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rfm.configs import base, cifar10, cifar10_small, digits, methods
+
+from rfm.data import extra
+from rfm.devices import replicate
+from rfm.errors import UserError
+from rfm.training import axes
+from rfm.training.build import build
+from rfm.training.dispatch import make_dispatch
+from rfm.training.loop import _data
+
+ROWS = methods.paper()
+PAPER = [row for row in ROWS if row.method]
+
+
+def column(name):
+    return np.array([row.values[name] for row in PAPER])
+
+
+def test_every_row_of_the_paper_is_a_method():
+    assert len(PAPER) == 74
+    assert len({row.method for row in PAPER}) == 74
+    assert {row.method for row in PAPER} <= set(methods.names())
+
+
+def test_correlations_are_the_papers():
+    """Section D: 0.85 for flatness of RLoss, and 0.27 (0.278) for flatness of Loss."""
+    rloss = column("rloss_pgd_test")
+    assert np.corrcoef(rloss, column("average_rloss"))[0, 1] == pytest.approx(0.85, abs=0.005)
+    assert np.corrcoef(rloss, column("average_loss"))[0, 1] == pytest.approx(0.27, abs=0.01)
+
+
+def test_groups_are_those_of_section_h():
+    """About 30 and 70 percent of the methods with RErr of at most 62.8."""
+    groups = [row.group for row in PAPER]
+    counts = {name: groups.count(name) for name in ("good", "average", "poor", "worse")}
+    assert counts == {"good": 14, "average": 24, "poor": 24, "worse": 12}
+    errors = column("rerr_aa_test")
+    assert (np.diff(errors) >= 0).all(), "Table D is sorted by it"
+    baseline = next(row for row in PAPER if row.method == "at")
+    assert (baseline.values["rerr_aa_test"], baseline.group) == (62.8, "poor")
+
+
+def test_numbers_hang_together():
+    """AutoAttack is stronger than PGD, robust losses are larger, and early stopping helps."""
+    assert (column("rerr_aa_test") >= column("rerr_pgd_test")).all()
+    assert (column("rerr_pgd_test") > column("err_test")).all()
+    assert (column("rloss_pgd_test") > column("loss_test")).all()
+    assert (column("rloss_pgd_train") > column("loss_train")).all()
+    assert (column("rerr_aa_stop") <= column("rerr_aa_test")).all()
+    robustbench = [row for row in ROWS if not row.method]
+    assert len(robustbench) == 8
+    assert all(row.values["average_loss"] is None for row in robustbench)
+    assert all(row.values["rloss_aa_test"] for row in robustbench)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_is_a_valid_config_of_its_own(name):
+    config = cifar10.get_config(name)
+    assert config.name == name
+    schedule = axes.schedule(config.optimiser, 390)
+    axes.method(config, 10, schedule)
+    plain = dict(methods._fields(cifar10.get_config("at")))
+    changed = {k for k, v in methods._fields(config) if v != plain[k]} - {"name"}
+    assert changed or name in ("at", "const-learning-rate-0.05")
+
+
+def test_every_family_says_what_it_is_in_a_line():
+    for name, family in methods.METHODS.items():
+        assert 10 < len(family.summary) < 100, name
+        assert family.summary.endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (
+            "pgd-7-2",
+            {"adversary.steps": 7, "adversary.stop_early": True, "adversary.stop_after": 2},
+        ),
+        ("pgd-14", {"adversary.steps": 14, "adversary.stop_early": False}),
+        ("cyclic-x3", {"train.epochs": 90, "optimiser.cycle": 30, "optimiser.learning_rate": 0.2}),
+        ("late-multi-step", {"optimiser.milestones": (140, 145)}),
+        ("epsilon-9", {"adversary.epsilon": 9 / 255, "evaluation.epsilon": 8 / 255}),
+        ("awp-0.01-7", {"weight_adversary.radius": 0.01, "weight_adversary.steps": 7}),
+        ("const-learning-rate-0.005", {"optimiser.learning_rate": 0.005}),
+        ("trades-6", {"objective.weight": 6.0, "adversary.loss": "kl"}),
+        ("at", {"optimiser.weight_decay": 0.0005}),
+    ],
+)
+def test_hyper_parameters_are_the_papers(name, fields):
+    found = dict(methods._fields(cifar10.get_config(name)))
+    for field, value in fields.items():
+        assert found[field] == pytest.approx(value), field
+
+
+def test_small_configs_get_a_share_of_the_epochs():
+    config = cifar10_small.get_config("cyclic-x2")
+    assert (config.optimiser.cycle, config.train.epochs) == (2, 4)
+    assert cifar10_small.get_config("late-multi-step").optimiser.milestones == (11, 12)
+
+
+def test_methods_joined_are_done_together():
+    config = cifar10.get_config("awp-0.01+label-noise-0.3+weight-averaging-0.99")
+    found = axes.method(config, 10, axes.schedule(config.optimiser, 390))
+    assert found.weight_adversary.ball.radius == 0.01
+    assert found.label_noise == 0.3
+    assert found.after[0].tau == 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("plian", "did you mean 'plain'"),
+        ("awp", "method 'awp' must be like awp-0.0005, "),
+        ("awp-x", "no method|not one of"),
+        ("trades-6-6", "must be like trades-1"),
+        ("batch-size-8.5", "must be like batch-size-8"),
+        ("trades-6+mart-6", "methods trades-6 and mart-6 both set config.objective.name"),
+        ("awp-0.01+sam-0.05", "both set config.weight_adversary.name"),
+        ("pgd-5+pgd-7-2", "both set|must"),
+        ("", None),
+    ],
+)
+def test_names_that_are_wrong_are_told(name, line):
+    if line is None:
+        assert methods.apply(base.get_config(), name).name == "at"
+        return
+    if name == "pgd-5+pgd-7-2":
+        config = methods.apply(base.get_config(), name)  # 7 steps are the baseline's
+        assert config.adversary.steps == 7
+        return
+    with pytest.raises(UserError, match=line):
+        methods.apply(base.get_config(), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("plain+trades-6", "compares clean with adversarial inputs"),
+        ("plain+pgd-7-1", "nothing to stop early"),
+        ("trades-6+prevent-label-leaking", "attacks the prediction"),
+        ("ignore-incorrect+prevent-label-leaking", "two answers to one question"),
+        ("self-supervision-4+pgd-7-1", "attacks rotations, too"),
+        ("self-supervision-4+unlabeled", "every second"),
+        ("mart-6+label-smoothing-0.1", "no smoothed form"),
+        ("label-noise-1.5", "label_noise must be from 0 to 1"),
+        ("label-smoothing-1", "config.objective: label smoothing"),
+        ("weight-averaging-1", "config.after: tau"),
+        ("self-supervision-4+batch-size-7", "must be even"),
+        ("sam-0.05+entropy-sgd-0", "config.optimiser.inner_steps belongs to"),
+    ],
+)
+def test_contradictions_are_refused_with_the_reason(name, line):
+    with pytest.raises(UserError, match=line):
+        build(digits.get_config(name))
+
+
+@pytest.fixture
+def extra_file(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    path = tmp_path / "extra.npz"
+    path.write_bytes(extra.dumps(images, np.arange(40) % 10))
+    return str(path)
+
+
+def tiny(name, extra_file):
+    config = digits.get_config(name)
+    config.data.train_examples = 160
+    config.model.update(name="resnet8", width=2)
+    config.train.batch_size = min(config.train.batch_size, 16)
+    config.adversary.steps = min(config.adversary.steps, 2)
+    if config.data.extra:
+        config.data.extra = extra_file
+    return config
+
+
+KINDS = [f"{family}-{m.numbers[0]}".rstrip("-") for family, m in methods.METHODS.items()]
+OTHERS = [name for name in methods.names() if name not in KINDS]
+TOGETHER = [
+    "awp-0.01+label-noise-0.3+weight-averaging-0.99",
+    "entropy-sgd-2+weight-clipping-0.05+silu",
+    "trades-6+label-smoothing-0.1+autoaugment",
+    "self-supervision-2+sam-0.05+dropout",
+]
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    "name",
+    [*KINDS, *TOGETHER, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)],
+)
+def test_every_method_trains(name, extra_file):
+    """Two steps on a small network: finite, and another network than before."""
+    run = build(tiny(name, extra_file))
+    state = run.initial_state()
+    before = jax.device_get(state.params)
+    dispatch = make_dispatch(
+        run.method, run.network, run.mesh, batch_size=run.config.train.batch_size, longest=2
+    )
+    state, metrics = dispatch(state, _data(run), run.key("train"), jnp.int32(2))
+    assert np.isfinite(metrics["loss"]).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, state.params)
+    assert max(jax.tree.leaves(moved)) > 0
+    params, batch_stats = state.evaluated
+    x = replicate(jnp.zeros((4, *run.dataset.image_shape)), run.mesh)
+    assert run.apply_fn(batch_stats)(params, x).shape == (4, 10)
