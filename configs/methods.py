@@ -61,9 +61,13 @@ def batch_size(config: ConfigDict, size: int) -> None:
     config.train.batch_size = size
 
 
-def adam(config: ConfigDict) -> None:
-    """Adam, weight decay inside the gradient (Kingma & Ba, 2015)."""
-    config.optimiser.name = "adam"
+def adam(config: ConfigDict, rate: float = 0.1) -> None:
+    """Adam, weight decay inside the gradient (Kingma & Ba, 2015).
+
+    The released experiments use 0.1. It learns, but on the slice of `cifar10_small` 0.001
+    learns better: after six epochs Err is 66 % instead of 75, RErr 79 instead of 80.
+    """
+    config.optimiser.update(name="adam", learning_rate=rate)
 
 
 def weight_decay(config: ConfigDict, decay: float) -> None:
@@ -131,10 +135,11 @@ def autoaugment(config: ConfigDict) -> None:
 def entropy_sgd(config: ConfigDict, inner_steps: int) -> None:
     """Entropy-SGD with L inner steps (Chaudhari et al., 2017).
 
+    The learning rate of the outer step is the authors' 1: its gradient is a difference of weights.
     The study trains for 150/L epochs of 390 updates, which take L batches each: as many
     batches as the baseline. Here an epoch is a pass over the data, so epochs stay.
     """
-    config.optimiser.update(name="entropy_sgd", inner_steps=inner_steps)
+    config.optimiser.update(name="entropy_sgd", inner_steps=inner_steps, learning_rate=1.0)
 
 
 def silu(config: ConfigDict) -> None:
@@ -209,7 +214,7 @@ METHODS: Mapping[str, Family] = {
     "late-multi-step": Family(late_multi_step),
     "cyclic": Family(cyclic, ("", "x2", "x3", "x4")),
     "batch-size": Family(batch_size, ("8", "16", "32", "64", "256", "512")),
-    "adam": Family(adam),
+    "adam": Family(adam, ("", "0.001")),
     "weight-decay": Family(weight_decay, ("0.001", "0.005", "0.01", "0.05")),
     "no-weight-decay": Family(no_weight_decay),
     "dropout": Family(dropout),

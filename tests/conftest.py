@@ -54,6 +54,13 @@ def x64() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs() -> Iterator[None]:
+    """Each is mapped into memory piece by piece, and a process may have only so many pieces."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def quick_compilation() -> Iterator[None]:
     """A third of the compile time, for tests of what is computed and not of how fast."""

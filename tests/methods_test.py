@@ -169,6 +169,13 @@ def extra_file(tmp_path):
     return str(path)
 
 
+@pytest.fixture
+def forgetful():
+    """See `forget_compiled_programs`: here after each test."""
+    yield
+    jax.clear_caches()
+
+
 def tiny(name, extra_file):
     config = digits.get_config(name)
     config.data.train_examples = 160
@@ -190,7 +197,7 @@ TOGETHER = [
 ]
 
 
-@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.usefixtures("quick_compilation", "forgetful")
 @pytest.mark.parametrize(
     "name",
     [*KINDS, *TOGETHER, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)],

@@ -4,9 +4,7 @@ import argparse
 import csv
 import sys
 
-import rich.box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rfm.configs import methods
@@ -19,6 +17,7 @@ _SHOWN = {
     "average": "average_rloss",
     "worst": "worst_rloss",
 }
+_NAME = 28  # columns
 _CAPTION = (
     "Group, Err, RErr against AutoAttack (%), RLoss by PGD, and average- and worst-case flatness"
     " of RLoss as in the paper's Tables D and E. Names joined by + are done together."
@@ -37,20 +36,19 @@ def run(arguments: argparse.Namespace) -> int:
             numbers = [row.values[column] for column in columns] if row else [""] * len(columns)
             writer.writerow([name, what, row.group if row else "", *numbers])
         return 0
-    table = Table(box=rich.box.SIMPLE_HEAD, caption=Text(_CAPTION), caption_justify="left")
-    table.add_column("method", no_wrap=True)
-    table.add_column("what")
-    table.add_column("group")
-    for title in _SHOWN:
-        table.add_column(title, justify="right", no_wrap=True)
-    before = ""
-    for name, what in _listed():
-        row = known.get(name)
-        shown = [_number(row.values[column]) if row else "" for column in _SHOWN.values()]
-        again = what == before  # of a family only the first says what it is
-        table.add_row(name, Text("" if again else what), row.group if row else "", *shown)
-        before = what
-    Console().print(table)
+    console = Console(highlight=False)
+    titles = "".join(f"{title:>8}" for title in _SHOWN)
+    console.print(f"{'':{_NAME}}{'group':8}{titles}", style="bold")
+    for name, family in methods.METHODS.items():
+        console.print(Text(family.summary, style="dim"), soft_wrap=True)
+        for numbers in family.numbers:
+            method = f"{name}-{numbers}" if numbers else name
+            row = known.get(method)
+            shown = [_number(row.values[column]) if row else "" for column in _SHOWN.values()]
+            cells = "".join(f"{cell:>8}" for cell in shown)
+            line = f"  {method:{_NAME - 2}}{row.group if row else '':8}{cells}"
+            console.print(Text(line.rstrip()), soft_wrap=True)
+    console.print(Text(_CAPTION, style="dim"))
     return 0
 
 

@@ -29,8 +29,10 @@ from rfm import archives
 from rfm.errors import UserError
 from rfm.types import ApplyFn, Images, Logits, Params, as_partial, leaf_name
 
-_FORMAT = "rfm-exported-1"
-_ORDERS = 2  # derivatives that can be taken: the Hessian is reverse over reverse
+_FORMAT = "rfm-exported-2"
+# Derivatives that can be taken: the Hessian is reverse over reverse, and what each example has
+# of an eigenvalue is one more.
+_ORDERS = 3
 
 
 class Exported(NamedTuple):

@@ -122,7 +122,7 @@ def test_variants_stay_out_of_table_and_report(measured, quick_rfm, tmp_path):
     assert "scaled" not in table
     page = (workdir / "report.html").read_text()
     assert "The same function, convolutions rescaled (Fig. F, Table A)" in page
-    assert "Flatness of RLoss by radius (Fig. E), test" in page
+    assert "Flatness by radius (Fig. E), test" in page
 
 
 def test_landscapes_are_drawn_also_beside_others(measured, quick_rfm, tmp_path):

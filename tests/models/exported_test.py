@@ -7,6 +7,7 @@ import pytest
 
 from rfm import losses, models
 from rfm.errors import UserError
+from rfm.flatness import extreme_eigenvalues
 from rfm.models import exported
 from rfm.types import bind
 
@@ -55,6 +56,18 @@ def test_logits_and_gradients_are_those_of_the_model(model, path):
     assert len(found.params) == len(jax.tree.leaves(model[1]))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(a).max()))
+
+
+def test_curvature_is_that_of_the_model(model, path):
+    """It takes three derivatives."""
+    found = exported.load(path)
+    x, y, key = images(4), np.arange(4), jax.random.key(3)
+    one, two = (
+        extreme_eigenvalues(apply_fn, params, x, y, key, products=6).largest
+        for apply_fn, params in (model, (found.apply_fn, found.params))
+    )
+    assert one.value == pytest.approx(two.value, rel=0.05)
+    np.testing.assert_allclose(two.examples.mean(), two.value, rtol=1e-3)
 
 
 def test_a_batch_may_be_spread_over_devices(model, path, spread):

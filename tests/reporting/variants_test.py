@@ -66,7 +66,7 @@ def test_details_say_where_the_error_comes_from(files):
     }
     entry["values"]["std"] = {"value": 0.2, "standard_error": None, "examples": 1000}
     found = variants.details(records(files, entry))
-    row = ("average-case, RLoss, test", "1.2", "0.9 to 1.5", "0.2", "0.06", "0.08")
+    row = ("Average-case flatness of RLoss, test", "1.2", "0.9 to 1.5", "0.2", "0.06", "0.08")
     assert found.rows == (row,)
     assert "<td>0.9 to 1.5</td>" in found.to_html()
     assert variants.details(records(files, flat(files, "average", 1.2))) is None
@@ -165,7 +165,11 @@ def test_a_density_has_an_area_of_one(files):
         "kind": "curvature",
         "name": "density-loss-test",
         "values": {},
-        "density": {"nodes": [[0.0, 2.0], [0.1, 2.5]], "weights": [[0.7, 0.3], [0.6, 0.4]]},
+        "density": {
+            "nodes": [[0.0, 2.0], [0.1, 2.5]],
+            "weights": [[0.7, 0.3], [0.6, 0.4]],
+            "dimension": 7,
+        },
     }
     figure = spectrum.spectral_density(records(files, entry))
     grid, density = figure.axes[0].lines[0].get_data()
