@@ -92,10 +92,13 @@ def at_step(asked: Workload) -> Callable[[], float]:
     return lambda: float(step()[1]["loss"][asked.times - 1])
 
 
-def training(asked: Workload, *, random: bool = True) -> Callable[[], tuple[Any, Any]]:
+def training(
+    asked: Workload, *, random: bool = True, change: Callable[[Method], Method] = lambda m: m
+) -> Callable[[], tuple[Any, Any]]:
     """A function that does one dispatch and returns the new state and the metrics.
 
-    Without `random` there is no augmentation and attacks start at the input.
+    Without `random` there is no augmentation and attacks start at the input; `change` makes
+    another method of the baseline.
     """
     model, params, batch_stats = network(asked)
     mesh = make_mesh(asked.batch)
@@ -110,11 +113,12 @@ def training(asked: Workload, *, random: bool = True) -> Callable[[], tuple[Any,
             weight_decay=given.WEIGHT_DECAY,
         ),
     )
+    method = change(method)
     evaluated = models.apply_fn(model, batch_stats)
     faces = Network(evaluated.func, models.train_fn(model, axis_name=AXIS))
     dispatch = make_dispatch(method, faces, mesh, batch_size=asked.batch, longest=asked.times)
     pixels, labels = given.training_set(asked, augment=random)
-    data = replicate(TrainBatch(jnp.asarray(pixels), jnp.asarray(labels)), mesh)
+    data = (replicate(TrainBatch(jnp.asarray(pixels), jnp.asarray(labels)), mesh),)
     state = create_train_state(params, batch_stats, method.optimiser.init(params))
     states = [replicate(state, mesh)]  # of one element: dispatches donate it
 
