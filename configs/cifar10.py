@@ -2,10 +2,11 @@
 
 ResNet-18, 150 epochs, protocol of Section F. The cost and the numbers at this size are
 unmeasured: it takes a GPU, and none has been at hand. The paper's numbers for each method are in
-`configs/methods.py`.
+`configs/paper.csv`; ``rfm methods`` prints them.
 """
 
 from ml_collections import ConfigDict
+
 from rfm.configs import base, methods
 
 

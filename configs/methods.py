@@ -46,13 +46,14 @@ def const_learning_rate(config: ConfigDict, rate: float) -> None:
 
 def late_multi_step(config: ConfigDict) -> None:
     """The learning rate is lowered at epochs 140 and 145 only (Rice et al., 2020)."""
-    config.optimiser.milestones = (_epochs(config, 140), _epochs(config, 145))
+    last = max(min(_epochs(config, 145), config.train.epochs - 1), 2)
+    config.optimiser.milestones = (min(_epochs(config, 140), last - 1), last)
 
 
 def cyclic(config: ConfigDict, cycles: int = 1) -> None:
     """The learning rate goes up to 0.2 and back, in cycles of 30 epochs (Wong et al., 2020)."""
     cycle = max(_epochs(config, 30), 2)
-    config.optimiser.update(learning_rate=0.2, cycle=cycle)
+    config.optimiser.update(learning_rate=0.2, cycle=cycle, milestones=())
     config.train.epochs = cycles * cycle
 
 
@@ -135,7 +136,8 @@ def autoaugment(config: ConfigDict) -> None:
 def entropy_sgd(config: ConfigDict, inner_steps: int) -> None:
     """Entropy-SGD with L inner steps (Chaudhari et al., 2017).
 
-    The learning rate of the outer step is the authors' 1: its gradient is a difference of weights.
+    The outer step's learning rate, of which the study says nothing, is 1: its gradient is a
+    difference of weights, about a tenth of a gradient of the loss.
     The study trains for 150/L epochs of 390 updates, which take L batches each: as many
     batches as the baseline. Here an epoch is a pass over the data, so epochs stay.
     """
@@ -256,20 +258,49 @@ def apply(config: ConfigDict, name: str) -> ConfigDict:
       UserError: there is no such method, or two of them set the same field.
     """
     name = name or "at"
-    original, chosen = config.copy_and_resolve_references(), {}
-    before = dict(_fields(original))
+    original = config.copy_and_resolve_references()
+    chosen: dict[str, str] = {}
     for part in dict.fromkeys(name.split("+")):
-        changed = original.copy_and_resolve_references()
-        _change(changed, part)
-        for field, value in _fields(changed):
-            if value == before[field]:
-                continue
+        for field, value in _set_by(original, part).items():
             other = chosen.setdefault(field, part)
             if other != part:
                 raise UserError(f"methods {other} and {part} both set config.{field}: choose one")
-        _change(config, part)
+            section, _, key = field.rpartition(".")
+            with config.unlocked():
+                (config[section] if section else config)[key] = value
     config.name = name
     return config
+
+
+def _set_by(config: ConfigDict, name: str) -> dict[str, Any]:
+    """The fields that a method sets, to other values or the same ones."""
+    changed = config.copy_and_resolve_references()
+    _change(changed, name)
+    # What is set to the value that it has shows on a config whose values are all others.
+    others = config.copy_and_resolve_references()
+    for field, value in _fields(others):
+        section, _, key = field.rpartition(".")
+        if field != "train.epochs":  # which others are shares of
+            with others.unlocked(), others.ignore_type():
+                (others[section] if section else others)[key] = _another(value)
+    before = dict(_fields(others)), dict(_fields(config))
+    _change(others, name)
+    after = dict(_fields(others)), dict(_fields(changed))
+    differs = [
+        field
+        for field in after[1]
+        if any(b[field] != a[field] for b, a in zip(before, after, strict=True))
+    ]
+    return {field: after[1][field] for field in differs}
+
+
+def _another(value: Any) -> Any:
+    """A value of the same type that no method sets."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return f"{value}?"
+    return (*value, -7) if isinstance(value, tuple) else value + 1234567
 
 
 def _change(config: ConfigDict, name: str) -> None:
@@ -278,7 +309,9 @@ def _change(config: ConfigDict, name: str) -> None:
     family = match[1] if match else name
     change = choose("method", family, METHODS).change
     parameters = list(inspect.signature(change).parameters.values())[1:]
-    texts = [text.lstrip("x") for text in (match[2] if match else "").split("-")[1:]]
+    texts = (match[2] if match else "").split("-")[1:]
+    if family == "cyclic":
+        texts = [text.removeprefix("x") if text.startswith("x") else "" for text in texts]
     try:
         arguments = [p.annotation(text) for p, text in zip(parameters, texts, strict=False)]
     except ValueError:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rfm.configs import base, cifar10, cifar10_small, digits, methods
 
+from rfm.configs import base, cifar10, cifar10_small, digits, methods
 from rfm.data import extra
 from rfm.devices import replicate
 from rfm.errors import UserError
@@ -102,7 +102,8 @@ def test_hyper_parameters_are_the_papers(name, fields):
 def test_small_configs_get_a_share_of_the_epochs():
     config = cifar10_small.get_config("cyclic-x2")
     assert (config.optimiser.cycle, config.train.epochs) == (2, 4)
-    assert cifar10_small.get_config("late-multi-step").optimiser.milestones == (11, 12)
+    assert cifar10_small.get_config("late-multi-step").optimiser.milestones == (10, 11)
+    assert digits.get_config("late-multi-step").optimiser.milestones == (18, 19)
 
 
 def test_methods_joined_are_done_together():
@@ -123,17 +124,18 @@ def test_methods_joined_are_done_together():
         ("batch-size-8.5", "must be like batch-size-8"),
         ("trades-6+mart-6", "methods trades-6 and mart-6 both set config.objective.name"),
         ("awp-0.01+sam-0.05", "both set config.weight_adversary.name"),
-        ("pgd-5+pgd-7-2", "both set|must"),
+        ("pgd-5+pgd-7-2", "both set config.adversary.steps"),
+        ("adam+const-learning-rate-0.05", "both set config.optimiser.learning_rate"),
+        ("const-learning-rate-0.05+adam", "both set config.optimiser.learning_rate"),
+        ("cyclic+late-multi-step", "both set config.optimiser.milestones"),
+        ("awp-x0.01", "must be like"),
+        ("cyclic-3", "must be like cyclic, cyclic-x2"),
         ("", None),
     ],
 )
 def test_names_that_are_wrong_are_told(name, line):
     if line is None:
         assert methods.apply(base.get_config(), name).name == "at"
-        return
-    if name == "pgd-5+pgd-7-2":
-        config = methods.apply(base.get_config(), name)  # 7 steps are the baseline's
-        assert config.adversary.steps == 7
         return
     with pytest.raises(UserError, match=line):
         methods.apply(base.get_config(), name)
@@ -148,6 +150,7 @@ def test_names_that_are_wrong_are_told(name, line):
         ("ignore-incorrect+prevent-label-leaking", "two answers to one question"),
         ("self-supervision-4+pgd-7-1", "attacks rotations, too"),
         ("self-supervision-4+unlabeled", "every second"),
+        ("awp-0", "needs a radius"),
         ("mart-6+label-smoothing-0.1", "no smoothed form"),
         ("label-noise-1.5", "label_noise must be from 0 to 1"),
         ("label-smoothing-1", "config.objective: label smoothing"),
@@ -159,6 +162,49 @@ def test_names_that_are_wrong_are_told(name, line):
 def test_contradictions_are_refused_with_the_reason(name, line):
     with pytest.raises(UserError, match=line):
         build(digits.get_config(name))
+
+
+def test_joined_methods_may_stand_in_any_order():
+    parts = ["cyclic", "awp-0.01", "batch-size-64", "label-noise-0.2", "late-multi-step"][:4]
+    configs = [
+        dict(methods._fields(cifar10.get_config("+".join(order))))
+        for order in (parts, parts[::-1], parts[2:] + parts[:2])
+    ]
+    for config in configs:
+        config.pop("name")
+        assert config == configs[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"optimiser.cycle": 4}, "cycle replaces milestones"),
+        ({"weight_adversary.steps": 2}, "need a config.weight_adversary.name"),
+        ({"data.autoaugment": True, "data.source": "{two}"}, "for 1 or 3 channels"),
+        ({"objective.name": "self_supervision", "data.source": "{wide}"}, "must be square"),
+        ({"optimiser.milestones": (10**8,)}, "milestones must be epochs from 0 to"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_refused(tmp_path, fields, line):
+    for name, shape in (("two", (8, 8, 2)), ("wide", (8, 6, 1))):
+        x, y = np.zeros((40, *shape), np.uint8), np.arange(40) % 4
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    config = digits.get_config("at")
+    config.train.batch_size = 8
+    for field, value in fields.items():
+        section, key = field.split(".")
+        if key == "source":
+            value = str(tmp_path / f"{value[1:-1]}.npz")
+        config[section][key] = value
+    with pytest.raises(UserError, match=line):
+        build(config)
+
+
+def test_a_rotation_head_is_trained_but_not_measured(extra_file):
+    run = build(tiny("self-supervision-1", extra_file))
+    state = run.initial_state()
+    names = set(state.params) - set(run.evaluated(state).params)
+    assert names == {"rotation_hidden", "rotation_head"}
 
 
 @pytest.fixture
@@ -205,16 +251,17 @@ TOGETHER = [
 def test_every_method_trains(name, extra_file):
     """Two steps on a small network: finite, and another network than before."""
     run = build(tiny(name, extra_file))
+    extra_data = run.extra()
     state = run.initial_state()
     before = jax.device_get(state.params)
     dispatch = make_dispatch(
         run.method, run.network, run.mesh, batch_size=run.config.train.batch_size, longest=2
     )
-    state, metrics = dispatch(state, _data(run), run.key("train"), jnp.int32(2))
+    state, metrics = dispatch(state, _data(run, extra_data), run.key("train"), jnp.int32(2))
     assert np.isfinite(metrics["loss"]).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, state.params)
     assert max(jax.tree.leaves(moved)) > 0
-    params, batch_stats = state.evaluated
+    params, batch_stats = run.evaluated(state)
     x = replicate(jnp.zeros((4, *run.dataset.image_shape)), run.mesh)
     assert run.apply_fn(batch_stats)(params, x).shape == (4, 10)

@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         writer.writerow(["method", "what", "group", *columns])
         for name, what in _listed():
             row = known.get(name)
-            numbers = [row.values[column] for column in columns] if row else [""] * len(columns)
+            numbers = [row.values[column] if row else "" for column in columns]
             writer.writerow([name, what, row.group if row else "", *numbers])
         return 0
     console = Console(highlight=False)

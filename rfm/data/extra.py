@@ -3,11 +3,11 @@
 Two kinds of files: an ``.npz`` with `images` (uint8, n h w c) and `labels` (integers), as
 `dumps` makes them, and the published pickle of 500,000 images from 80 Million Tiny Images
 (a dictionary with `data` and `extrapolated_targets`). A pickle is a program, so it is not
-run by Python's unpickler: ours admits the parts of a plain NumPy array and refuses all else.
+run as one: `rfm.data.array_pickle` admits the parts of a plain array and refuses all else.
 """
 
 import io
-import pickle
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Int32, UInt8
 
 from rfm import archives
 from rfm.archives import reason
+from rfm.data import array_pickle
 from rfm.data.dataset import check_images, check_labels
 from rfm.errors import UserError
 
@@ -83,43 +84,6 @@ def dumps(images: np.ndarray, labels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def _frombuffer(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> np.ndarray:
-    """NumPy's function of this name, which protocol 5 asks for."""
-    array: np.ndarray = np.frombuffer(buffer, np.dtype(dtype)).reshape(shape, order=order)  # type: ignore[call-overload]
-    return array
-
-
-_ADMITTED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{
-        (f"numpy.{core}.multiarray", "_reconstruct"): np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-        for core in ("core", "_core")
-    },
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Numbers, texts, containers, and plain NumPy arrays."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # bytes, as Python 2 pickled them
-            return _latin1
-        if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not admitted")
-        return _ADMITTED[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to something outside of the file")
-
-
-def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("it encodes something that is no bytes")
-    return text.encode("latin1")
-
-
 def _unpickled(path: str) -> dict[str, Any]:
     """A dictionary of arrays.
 
@@ -127,17 +91,14 @@ def _unpickled(path: str) -> dict[str, Any]:
       UserError: there is no such file, or something else is in it.
     """
     try:
-        with open(path, "rb") as file:
-            found = _Unpickler(file, encoding="latin1").load()
+        with open(os.path.expanduser(path), "rb") as file:
+            found = array_pickle.load(file)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except Exception as error:  # whatever the bytes lead the unpickler to
         raise UserError(f"{path}: not a pickle of plain arrays ({reason(error)})") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds a {type(found).__name__}, not a dictionary of arrays")
-    for key, value in found.items():
-        if isinstance(value, np.ndarray) and value.dtype.hasobject:
-            raise UserError(f"{path}: {key} holds Python objects, which are not admitted")
     return {str(key): _as_array(value) for key, value in found.items()}
 
 

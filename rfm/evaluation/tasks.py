@@ -55,7 +55,7 @@ class Subject:
         cls, run: Run, state: TrainState, checkpoint: str, *, snapshot: bool = False
     ) -> "Subject":
         """A checkpoint of the run."""
-        params, batch_stats = state.evaluated
+        params, batch_stats = run.evaluated(state)
         apply_fn, model = run.apply_fn(batch_stats), {"dtype": run.config.model.dtype}
         return cls(run, apply_fn, params, int(state.step), checkpoint, snapshot, model)
 

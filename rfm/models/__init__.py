@@ -18,6 +18,7 @@ from jaxtyping import Array, Key, PyTree
 
 from rfm.errors import UserError, choose
 from rfm.models.layers import ACTIVATIONS
+from rfm.models.resnet import ROTATION_HEAD as ROTATION_HEAD
 from rfm.models.resnet import resnet8, resnet18
 from rfm.types import Images, Logits, Params, TrainFn
 

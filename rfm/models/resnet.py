@@ -16,6 +16,9 @@ from jaxtyping import Array, Float
 
 from rfm.models.layers import ACTIVATIONS, Conv, Dropout, RebasedBatchNorm, Whiten
 
+ROTATION_HEAD = ("rotation_hidden", "rotation_head")
+"""The layers that only networks with a rotation head have."""
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions and a skip connection, a 1x1 convolution if shapes change."""
@@ -92,8 +95,8 @@ class ResNet(nn.Module):
         logits = nn.Dense(self.classes, name="head")(x)
         if not self.rotation_head:
             return logits
-        hidden = ACTIVATIONS[self.activation](nn.Dense(256, name="rotation_hidden")(x))
-        return jnp.concatenate([logits, nn.Dense(4, name="rotation_head")(hidden)], axis=-1)
+        hidden = ACTIVATIONS[self.activation](nn.Dense(256, name=ROTATION_HEAD[0])(x))
+        return jnp.concatenate([logits, nn.Dense(4, name=ROTATION_HEAD[1])(hidden)], axis=-1)
 
 
 resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2))

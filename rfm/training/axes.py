@@ -130,6 +130,11 @@ def _contradictions(config: ConfigDict) -> Iterator[tuple[bool, str]]:
         "config.adversary.loss=kl attacks the prediction: it has no label to replace or to rotate",
     )
     yield (
+        rotations and adversary.loss != "cross_entropy",
+        "config.objective.name=self_supervision attacks rotations by their cross-entropy:"
+        f" config.adversary.loss={adversary.loss} has no say",
+    )
+    yield (
         adversary.ignore_incorrect and adversary.prevent_label_leaking,
         "config.adversary.ignore_incorrect and prevent_label_leaking are two answers to one"
         " question, what to do with misclassified examples: choose one",
@@ -161,6 +166,18 @@ def _contradictions(config: ConfigDict) -> Iterator[tuple[bool, str]]:
         not config.weight_adversary.name
         and bool(config.weight_adversary.radius or config.weight_adversary.steps),
         "config.weight_adversary.radius and steps need a config.weight_adversary.name: awp or sam",
+    )
+    yield (
+        bool(config.weight_adversary.name) and not config.weight_adversary.radius,
+        f"config.weight_adversary.name={config.weight_adversary.name} needs a radius",
+    )
+    yield (
+        config.weight_adversary.name == "sam" and bool(config.weight_adversary.steps),
+        "config.weight_adversary.steps: sam makes one step; only awp makes more",
+    )
+    yield (
+        bool(config.optimiser.cycle and config.optimiser.milestones),
+        "config.optimiser.cycle replaces milestones: set config.optimiser.milestones=()",
     )
     yield (
         not adversary.stop_early and bool(adversary.stop_after),
@@ -216,8 +233,8 @@ def _objective(config: ConfigDict, classes: int) -> Objective:
 def _optimiser(config: ConfigDict, schedule: Schedule) -> Optimiser:
     if config.name == "adam":
         return adam(schedule, weight_decay=config.weight_decay)
-    settings = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-    outer = sgd(schedule, nesterov=config.nesterov, **settings)
+    settings = {name: config[name] for name in ("momentum", "nesterov", "weight_decay")}
+    outer = sgd(schedule, **settings)
     if config.name == "sgd":
         return outer
     with _told("config.optimiser"):

@@ -22,7 +22,7 @@ from rfm.errors import UserError
 from rfm.training import axes, limits
 from rfm.training.after import AverageWeights
 from rfm.training.dispatch import steps_per_epoch
-from rfm.training.state import TrainState, create_train_state
+from rfm.training.state import Average, TrainState, create_train_state
 from rfm.training.step import Method, Network
 
 
@@ -33,7 +33,6 @@ class Run:
     Attributes:
       config: what it was made from.
       dataset: on the host.
-      extra: pseudo-labelled images, half of every batch, or None.
       mesh: the devices.
       model: the Flax module that is evaluated.
       network: the two faces of the one that is trained; it may have another head.
@@ -45,7 +44,6 @@ class Run:
 
     config: ml_collections.ConfigDict
     dataset: rfm_data.Dataset
-    extra: rfm_data.extra.Labelled | None
     mesh: Mesh
     model: nn.Module
     network: Network
@@ -70,6 +68,24 @@ class Run:
         state = create_train_state(params, batch_stats, optimiser, average=average)
         return replicate(state, self.mesh)
 
+    def extra(self) -> rfm_data.extra.Labelled | None:
+        """Pseudo-labelled images, half of every batch; read anew, None if there are none.
+
+        Raises:
+          UserError: the file is missing, damaged, or does not fit.
+        """
+        path, dataset = self.config.data.extra, self.dataset
+        if not path:
+            return None
+        return rfm_data.extra.read(path, image_shape=dataset.image_shape, classes=dataset.classes)
+
+    def evaluated(self, state: TrainState) -> Average:
+        """Weights and statistics that are evaluated: an average, without the rotation head."""
+        params, batch_stats = state.evaluated
+        if self.method.rotations:
+            params = {k: v for k, v in params.items() if k not in models.ROTATION_HEAD}
+        return Average(params, batch_stats)
+
     def apply_fn(self, batch_stats: PyTree) -> jax.tree_util.Partial:
         """The network in evaluation mode as an ``ApplyFn``."""
         return models.apply_fn(self.model, batch_stats)
@@ -91,6 +107,16 @@ def build(config: ml_collections.ConfigDict) -> Run:
         raise UserError(
             f"config.data.crop must be at most {min(dataset.image_shape[:2])}, the size of the"
             f" images, got {config.data.crop}"
+        )
+    height, width, channels = dataset.image_shape
+    if config.objective.name == "self_supervision" and height != width:
+        raise UserError(
+            "config.objective.name=self_supervision rotates images, which must be square;"
+            f" {dataset.name} has {height}x{width}"
+        )
+    if config.data.autoaugment and channels not in (1, 3):
+        raise UserError(
+            f"config.data.autoaugment is for 1 or 3 channels; {dataset.name} has {channels}"
         )
     mean, std = dataset.pixel_statistics()
     model = models.create(
@@ -114,14 +140,9 @@ def build(config: ml_collections.ConfigDict) -> Run:
     method = axes.method(config, dataset.classes, schedule)
     trained = model.clone(rotation_head=method.rotations)
     network = Network(models.EvaluationMode(trained), models.train_fn(trained, axis_name=AXIS))
-    extra = None
-    if config.data.extra:
-        shape, classes = dataset.image_shape, dataset.classes
-        extra = rfm_data.extra.read(config.data.extra, image_shape=shape, classes=classes)
     return Run(
         config=config,
         dataset=dataset,
-        extra=extra,
         mesh=make_mesh(config.train.batch_size),
         model=model,
         network=network,

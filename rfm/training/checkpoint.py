@@ -8,6 +8,7 @@ for early stopping and for measures through training.
 """
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 import logging
@@ -82,8 +83,9 @@ class Checkpoints:
             complete are kept. The last one may also fail on leaving the context.
         """
         state = copy_state(state)
+        tree = _tree(state)
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), checksums=ocp.args.JsonSave(_checksums(state))
+            state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(_checksums(tree))
         )
         with self._writing():
             self._manager.save(step, args=args, force=True)
@@ -102,7 +104,7 @@ class Checkpoints:
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like), checksums=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(_tree(like)), checksums=ocp.args.JsonRestore()
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise whatever they like here
@@ -112,7 +114,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {where} is damaged: {changed[0]} differs from its checksum"
             )
-        return found.state
+        return TrainState(**found.state)
 
     def restore_latest(self, like: TrainState, warn: Warn) -> TrainState | None:
         """The newest checkpoint that is whole, or None if there is none at all.
@@ -165,6 +167,12 @@ class Checkpoints:
         shutil.move(self._directory / str(step), target)
         self._manager.reload()
         return target
+
+
+def _tree(state: TrainState) -> dict[str, PyTree]:
+    """Its fields; one that is not in use is not stored, so older checkpoints stay readable."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _checksums(tree: PyTree) -> dict[str, int]:

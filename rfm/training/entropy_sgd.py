@@ -9,10 +9,16 @@ dynamics, begun at w, estimates the mean <w'>. For every inner step with a fresh
                              - gamma * (w - w') + noise / sqrt(inner_rate / 2) * N(0, 1))
     mu <- average * mu + (1 - average) * w'                     (mu = w at the start)
 
-then an outer step of SGD with Nesterov momentum and weight decay, on the gradient ``w - mu`` and
-at the learning rate of the schedule. Scoping: gamma grows by a factor with every update. This
-is the authors' PyTorch implementation (the factor gamma of the outer gradient is left out there,
-too), which Section G of the supplement follows.
+(with Nesterov momentum; otherwise v takes the place of the gradient and momentum * v), then an
+outer step of SGD with momentum and weight decay, on the gradient ``w - mu`` and at the learning
+rate of the schedule. Scoping: gamma grows by a factor with every update, up to 1 / inner_rate,
+where w' is drawn all the way back to w; beyond twice that the inner loop would diverge, and tens
+of thousands of updates get there.
+
+It follows the authors' PyTorch code, which Section G of the supplement follows, too (the factor
+gamma of the outer gradient is left out in both), with three differences: there the counter of
+updates that scoping needs never moves, the outer momentum begins at the first gradient, and a
+batch is spent before the inner loop, of which nothing but the statistics are used.
 """
 
 import dataclasses
@@ -46,6 +52,7 @@ class EntropySGD:
       outer: what follows ``w - mu``, an Optax transformation with its learning rate.
       batches: L, inner steps, each with its own batch.
       momentum: of the inner loop.
+      nesterov: likewise.
       weight_decay: of the inner loop.
       scope: gamma at the first update (1e-4).
       scoping: gamma grows by ``1 + scoping`` with every update (1e-3).
@@ -60,6 +67,7 @@ class EntropySGD:
     outer: optax.GradientTransformation
     batches: int
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 0.0
     scope: float = 1e-4
     scoping: float = 1e-3
@@ -81,7 +89,9 @@ class EntropySGD:
         self, grad_fn: GradFn, state: TrainState, batches: Sequence[PyTree], key: Key[Array, ""]
     ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         """One outer update; metrics are means over the inner steps."""
-        gamma = self.scope * (1 + self.scoping) ** state.step.astype(jnp.float32)
+        growth = state.step.astype(jnp.float32) * np.log1p(self.scoping)
+        limit = np.log(1 / (self.inner_rate * max(self.scope, 1e-30)))
+        gamma = self.scope * jnp.exp(jnp.minimum(growth, limit))
 
         def step(
             inner: _Inner, drawn: tuple[PyTree, Key[Array, ""]]
@@ -120,7 +130,7 @@ class EntropySGD:
             return self.momentum * v + g + self.weight_decay * w
 
         def weights(w: Array, g: Array, v: Array, n: Array, c: Array) -> Array:
-            slope = g + self.weight_decay * w + self.momentum * v
+            slope = g + self.weight_decay * w + self.momentum * v if self.nesterov else v
             return w - self.inner_rate * (slope - gamma * (c - w) + scale * n)
 
         new_velocity = jax.tree.map(velocity, inner.velocity, gradient, inner.params)

@@ -48,6 +48,7 @@ _AT_LEAST_ZERO = (
     "snapshots.steps",
 )
 _INT32 = 2**31 - 1
+_MOST_EPOCHS = 10_000
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -72,9 +73,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.optimiser.momentum must be less than 1, got {config.optimiser.momentum}"
         )
-    if any(epoch < 0 for epoch in config.optimiser.milestones):
+    if any(not 0 <= epoch <= _MOST_EPOCHS for epoch in config.optimiser.milestones):
         raise UserError(
-            "config.optimiser.milestones must be epochs from 0 on, got"
+            f"config.optimiser.milestones must be epochs from 0 to {_MOST_EPOCHS}, got"
             f" {config.optimiser.milestones}"
         )
 

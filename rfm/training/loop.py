@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from rfm import workdir as workdirs
 from rfm.attacks import PGD
+from rfm.data.extra import Labelled
 from rfm.data.splits import validation
 from rfm.devices import replicate
 from rfm.evaluation.robustness import attacked, clean
@@ -70,6 +71,8 @@ def train(
     workdirs.check(workdir, run.config.to_dict())
     # What is wrong with a config shows here at the latest, before a workdir is claimed.
     validate, state = _validator(run), run.initial_state()
+    is_new = workdirs.read_config(workdir) is None
+    extra = run.extra() if is_new else None
     workdirs.claim(workdir, run.config.to_dict())
     config = run.config.train
     snapshot_steps = config.snapshot_every * run.steps_per_epoch
@@ -92,7 +95,7 @@ def train(
             batch_size=config.batch_size,
             longest=min(config.steps_per_dispatch, run.steps_per_epoch),
         )
-        data = _data(run)
+        data = _data(run, extra or run.extra())
         key = replicate(run.key("train"), run.mesh)
         writer, last_save = MetricsWriter(workdir, step=step), time.monotonic()
         try:
@@ -126,10 +129,10 @@ def train(
     return state
 
 
-def _data(run: Run) -> tuple[TrainBatch, ...]:
+def _data(run: Run, extra: Labelled | None) -> tuple[TrainBatch, ...]:
     """What batches are drawn from, on the devices."""
     own = (run.dataset.train_images, run.dataset.train_labels)
-    sources = (own,) if run.extra is None else (own, run.extra)
+    sources = (own,) if extra is None else (own, extra)
     return tuple(TrainBatch(*replicate(tuple(source), run.mesh)) for source in sources)
 
 
@@ -142,7 +145,7 @@ def _validator(run: Run) -> Callable[[TrainState, int], dict[str, float]]:
     batch_size = run.config.train.batch_size
 
     def validate(state: TrainState, step: int) -> dict[str, float]:
-        params, batch_stats = state.evaluated
+        params, batch_stats = run.evaluated(state)
         logits_fn = bind(run.apply_fn(batch_stats), params)
         key = jax.random.fold_in(run.key("validation"), step)
         images, labels = examples.images, examples.labels

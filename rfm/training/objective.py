@@ -82,9 +82,9 @@ class Trades:
         L(f(x), y) + weight * KL(f(x) || f(x_adversarial))
 
     Neither side of the divergence is held fixed; the adversary that belongs to it, ascending
-    the divergence, holds the first side fixed. Clean and adversarial inputs pass apart, in
-    this order, as in the authors' code: each is normalised by its own batch statistics, and
-    the running statistics follow both.
+    the divergence, holds the first side fixed. Clean and adversarial inputs pass apart, as in
+    the authors' code: each is normalised by its own batch statistics. The running statistics
+    follow the clean pass, then the adversarial one (in the authors' code a clean one again).
 
     Attributes:
       weight: lambda (6).
@@ -124,8 +124,10 @@ class Mart:
 
         L_bin(f(x_adversarial), y) + weight * KL(f(x) || f(x_adversarial)) * (1 - f_y(x))
 
-    with `rfm.losses.boosted_cross_entropy`. Nothing is held fixed, the confidence included;
-    the adversary ascends the cross-entropy. Inputs pass apart, as in `Trades`.
+    with `rfm.losses.boosted_cross_entropy`, which is Eq. (14) to rounding; the authors' code adds
+    1e-4 inside its logarithm, so that the term ends at 9.2 nats. Nothing is held fixed, the
+    confidence included; the adversary ascends the cross-entropy. Inputs pass apart, as in
+    `Trades`.
 
     Attributes:
       weight: lambda (the authors: 5 or 6).

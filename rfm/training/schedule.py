@@ -12,7 +12,10 @@ def multi_step(
     learning_rate: float, milestones: Sequence[int], factor: float, steps_per_epoch: int
 ) -> optax.Schedule:
     """`learning_rate`, multiplied by `factor` after each milestone (in epochs)."""
-    drops = {int(epoch) * steps_per_epoch: factor for epoch in milestones}
+    drops: dict[int, float] = {}
+    for epoch in milestones:  # of two at the same epoch both count
+        step = int(epoch) * steps_per_epoch
+        drops[step] = drops.get(step, 1.0) * factor
     return optax.piecewise_constant_schedule(learning_rate, drops)
 
 

@@ -85,11 +85,81 @@ def test_everything_else_is_refused(tmp_path, payload):
     assert not touched.exists()
 
 
-def test_arrays_of_objects_are_refused(tmp_path):
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([{}, 1], object),
+        np.zeros(2, [("a", "u1"), ("b", "O")]),
+        np.zeros(2, [("a", "u1")]),
+        np.array(["text"]),
+        np.zeros(2, "datetime64[s]"),
+        np.zeros(2, complex),
+    ],
+)
+def test_arrays_of_something_else_than_numbers_are_refused(tmp_path, array, protocol):
     path = tmp_path / "objects.pickle"
-    path.write_bytes(pickle.dumps({"data": np.array([{}, 1], object), "extrapolated_targets": []}))
-    with pytest.raises(UserError, match="data holds Python objects"):
+    path.write_bytes(pickle.dumps({"data": array, "extrapolated_targets": LABELS}, protocol))
+    with pytest.raises(UserError, match="not admitted"):
         read(path)
+
+
+class Parts:
+    """What NumPy's reduction of an array is made of, with a part exchanged."""
+
+    def __init__(self, **changes):
+        self.changes = changes
+
+    def __reduce__(self):
+        make, arguments, state = IMAGES.__reduce__()
+        names = ("version", "shape", "dtype", "fortran", "data")
+        return (
+            make,
+            arguments,
+            tuple((dict(zip(names, state, strict=True)) | self.changes).values()),
+        )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": (10**9, 10**9)},
+        {"shape": (7, 4, 4, 3)},
+        {"shape": (-6, -4, 4, 3)},
+        {"shape": IMAGES},
+        {"shape": 6},
+        {"dtype": "O"},
+        {"dtype": None},
+        {"data": [1, 2, 3]},
+        {"data": b""},
+    ],
+)
+def test_arrays_that_do_not_hang_together_are_refused(tmp_path, changes):
+    path = tmp_path / "parts.pickle"
+    path.write_bytes(pickle.dumps({"data": Parts(**changes), "extrapolated_targets": LABELS}))
+    with pytest.raises(UserError, match="not a pickle of plain arrays"):
+        read(path)
+
+
+def test_what_a_name_stands_for_cannot_be_changed(tmp_path):
+    """BUILD sets attributes of what is on the stack; a stub has none."""
+    path = tmp_path / "build.pickle"
+    for name in ("_codecs encode", "numpy ndarray", "numpy._core.numeric _frombuffer"):
+        asks = b"c" + name.replace(" ", "\n").encode() + b"\n"
+        for state in (b"}(V__defaults__\n(I1\ntu", b"(N}(V__defaults__\n(I1\ntut"):
+            path.write_bytes(b"\x80\x02" + asks + state + b"b.")
+            with pytest.raises(UserError, match="not a pickle of plain arrays"):
+                read(path)
+
+
+def test_arrays_in_the_other_byte_order_and_layout_are_read(tmp_path):
+    path = tmp_path / "other.pickle"
+    arrays = {"data": np.asfortranarray(IMAGES), "extrapolated_targets": LABELS.astype(">i4")}
+    for protocol in (2, 5):
+        path.write_bytes(pickle.dumps(arrays, protocol))
+        found = read(path)
+        np.testing.assert_array_equal(found.images, IMAGES)
+        np.testing.assert_array_equal(found.labels, LABELS)
 
 
 def test_references_out_of_the_file_are_refused(tmp_path):

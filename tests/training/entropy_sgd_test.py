@@ -91,6 +91,34 @@ def test_noise_has_the_deviation_of_the_langevin_dynamics():
     assert abs(np.corrcoef(moved)[0, 1]) < 0.05
 
 
+def test_scoping_ends_before_the_inner_loop_would_diverge():
+    """After tens of thousands of updates, gamma is as large as it may be."""
+    outer = sgd(lambda step: 0.1, momentum=0.0, nesterov=False, weight_decay=0.0)
+    optimiser = EntropySGD(outer.transformation, 5, momentum=0.0, noise=0.0)
+    w = np.ones(3)
+    for step in (30_000, 2**30):
+        params = {"w": jnp.asarray(w, jnp.float32)}
+        state = create_train_state(params, jnp.zeros(()), optimiser.init(params))
+        state = state.replace(step=jnp.int32(step))
+        batches = tuple(jnp.zeros(3) for _ in range(5))
+        found = optimiser.update(grad_fn, state, batches, jax.random.key(0))[0].params["w"]
+        # Every inner step begins at w again: the mean is nearly one step away.
+        expected = w - 0.1 * (1 - 0.75**5) * 0.1 * CURVATURE * w
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_without_nesterov_the_velocity_alone_moves_the_weights():
+    w, targets = np.ones(3), np.zeros((1, 2, 3))
+    found, _ = run(optimiser_with(2, nesterov=False, scope=0.0), w, targets)
+    inner, mean, velocity = w.copy(), w.copy(), np.zeros(3)
+    for _ in range(2):
+        velocity = 0.9 * velocity + CURVATURE * inner + 0.01 * inner
+        inner = inner - 0.1 * velocity
+        mean = 0.75 * mean + 0.25 * inner
+    slope = w - mean + 0.01 * w
+    np.testing.assert_allclose(found.params["w"], w - 0.5 * 1.9 * slope, rtol=1e-5)
+
+
 def test_bad_settings_are_told():
     with pytest.raises(ValueError, match="at least one inner step"):
         optimiser_with(0)

@@ -49,6 +49,13 @@ def test_multi_step_drops_at_the_milestones_of_section_f():
     np.testing.assert_allclose(rates, [0.05, 0.05, 0.005, 0.005, 5e-4, 5e-5, 5e-5], rtol=1e-5)
 
 
+def test_two_drops_at_one_epoch_both_count():
+    """Small configs round the study's milestones to the same epoch."""
+    schedule = multi_step(1.0, (3, 3), 0.1, steps_per_epoch=10)
+    rates = [float(schedule(step)) for step in (29, 31)]
+    np.testing.assert_allclose(rates, [1.0, 0.01], rtol=1e-6)
+
+
 def test_optax_takes_one_batch():
     assert Optax(None).batches == 1
     with pytest.raises(ValueError, match="unpack"):
