@@ -286,11 +286,11 @@ def _set_by(config: ConfigDict, name: str) -> dict[str, Any]:
     before = dict(_fields(others)), dict(_fields(config))
     _change(others, name)
     after = dict(_fields(others)), dict(_fields(changed))
-    differs = [
+    differs = (
         field
         for field in after[1]
-        if any(b[field] != a[field] for b, a in zip(before, after, strict=True))
-    ]
+        if any(old[field] != new[field] for old, new in zip(before, after, strict=True))
+    )
     return {field: after[1][field] for field in differs}
 
 

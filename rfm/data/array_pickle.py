@@ -68,10 +68,8 @@ class _Array:
             raise pickle.UnpicklingError("an array has no shape or no type")
         data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
         dtype = self.dtype.real()
-        if (
-            not isinstance(data, bytes | bytearray)
-            or len(data) != math.prod(shape) * dtype.itemsize
-        ):
+        size = math.prod(shape) * dtype.itemsize
+        if not isinstance(data, bytes | bytearray) or len(data) != size:
             raise pickle.UnpicklingError("an array has not as many bytes as its shape says")
         found: np.ndarray = np.frombuffer(bytes(data), dtype)
         return found.reshape(shape, order="F" if self.fortran else "C")
