@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
         writer.writerow(["method", "what", "group", *columns])
         for name, what in _listed():
             row = known.get(name)
-            numbers = [row.values[column] if row else "" for column in columns]
-            writer.writerow([name, what, row.group if row else "", *numbers])
+            cells = [row.values[column] if row else "" for column in columns]
+            writer.writerow([name, what, row.group if row else "", *cells])
         return 0
     console = Console(highlight=False)
     titles = "".join(f"{title:>8}" for title in _SHOWN)
@@ -45,8 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
             method = f"{name}-{numbers}" if numbers else name
             row = known.get(method)
             shown = [_number(row.values[column]) if row else "" for column in _SHOWN.values()]
-            cells = "".join(f"{cell:>8}" for cell in shown)
-            line = f"  {method:{_NAME - 2}}{row.group if row else '':8}{cells}"
+            right = "".join(f"{cell:>8}" for cell in shown)
+            group = row.group if row else ""
+            line = f"  {method:{_NAME - 2}}{group:8}{right}"
             console.print(Text(line.rstrip()), soft_wrap=True)
     console.print(Text(_CAPTION, style="dim"))
     return 0
