@@ -97,7 +97,7 @@ def check(results: dict[str, dict[str, Any]]) -> list[str]:
     """What must hold relative to the baseline, and does not."""
     wrong = []
     for method, found in results.items():
-        if method != "plain" and found["test"]["rerr"]["value"] > 0.87:
+        if method != "plain" and found["test"]["rerr"]["value"] >= 0.9:
             wrong.append(f"{method} does not beat chance in robust error")
         averaged, facts = "averaging" in method, found["facts"]
         if averaged != (facts["average_apart"] > 0):
