@@ -6,7 +6,6 @@ unmeasured: it takes a GPU, and none has been at hand. The paper's numbers for e
 """
 
 from ml_collections import ConfigDict
-
 from rfm.configs import base, methods
 
 

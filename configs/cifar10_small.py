@@ -7,7 +7,6 @@ has the numbers of a real run (Err 62.1, RErr 74.2, RLoss 2.00).
 """
 
 from ml_collections import ConfigDict
-
 from rfm.configs import base, methods
 
 

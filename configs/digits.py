@@ -6,7 +6,6 @@ something about this toy only. They are in the README.
 """
 
 from ml_collections import ConfigDict
-
 from rfm.configs import base, methods
 
 

@@ -193,6 +193,7 @@ def trained_network(
     16 pixels, for the sake of time.
     """
     from rfm.configs import base
+
     from rfm.training import build, loop
     from rfm.training.checkpoint import Checkpoints
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from rfm.configs import base, cifar10, cifar10_small, digits, methods
+
 from rfm.data import extra
 from rfm.devices import replicate
 from rfm.errors import UserError

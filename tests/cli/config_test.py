@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rfm.configs import cifar10, digits
 
 from rfm.cli.config import resolve
 from rfm.cli.parser import parse
-from rfm.configs import cifar10, digits
 from rfm.errors import UserError
 
 MINE = """

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-
 from rfm.configs import digits
+
 from rfm.data.augment import to_float
 from rfm.devices import make_mesh
 from rfm.evaluation import attack as attacks

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from rfm.configs import digits
 
 import rfm
-from rfm.configs import digits
 from rfm.data.augment import to_float
 from rfm.devices import make_mesh
 from rfm.evaluation.evaluate import evaluation_tasks

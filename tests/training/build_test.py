@@ -3,9 +3,9 @@
 import numpy as np
 import optax
 import pytest
+from rfm.configs import cifar10
 
 import rfm
-from rfm.configs import cifar10
 from rfm.errors import UserError
 from rfm.training import axes, build
 

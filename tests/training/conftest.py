@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 from ml_collections import ConfigDict
-
 from rfm.configs import digits
+
 from rfm.devices import make_mesh
 from rfm.training import build
 
