@@ -78,7 +78,7 @@ def details(records: Iterable[Record]) -> Table | None:
                 value = record.value(measure.value)
                 if value.value is not None and value.interval is not None:
                     rows.append((f"{measure.title}, {split}", *_in_detail(record, measure)))
-    columns = ("", "", "95% interval", "std over draws", "± of draws", "± of examples")
+    columns = ("", "", "95% interval", "std, draws", "± draws", "± examples")
     return Table("In detail: bootstrap intervals", columns, tuple(rows)) if rows else None
 
 
