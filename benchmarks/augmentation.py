@@ -11,12 +11,11 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import report
-from benchmarks.harness import PAUSE, cores
+from benchmarks.harness import cores, in_turns
 
 RESULTS = report.RESULTS / "augmentation"
 BEGIN, END = "<!-- augmentation: written by benchmarks.augmentation -->", "<!-- end -->"
@@ -48,16 +47,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         step = rfm_side.training(asked, change=lambda m, by=augmentation: dataclasses.replace(
             m, augmentation=by))  # fmt: skip
         calls[f"AT step with {name}"] = step
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(options.repeats + 1):
-        for name, call in calls.items():
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            if repeat:  # the first call compiles
-                seconds[name].append(time.perf_counter() - start)
+    waiting = {n: lambda call=call: jax.block_until_ready(call()) for n, call in calls.items()}
     return {
-        "seconds": seconds,
+        "seconds": in_turns(waiting, options.repeats),
         "width": options.width,
         "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,

@@ -157,6 +157,26 @@ def measure(
     }
 
 
+def in_turns(
+    calls: Mapping[str, Callable[[], Any]], repeats: int, say: Callable[[str], None] = print
+) -> dict[str, list[float]]:
+    """Seconds of every call, in turns in this process; the first ones, which compile, apart.
+
+    A call has to wait until its work is done.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            call()
+            spent = time.perf_counter() - start
+            say(f"{name}: {spent:.1f} s")
+            if repeat:
+                seconds[name].append(spent)
+    return seconds
+
+
 def ratio(first: list[float], second: list[float]) -> dict[str, Any]:
     """How much longer `first` takes: ratio of medians, and the ratios of the pairs."""
     pairs = [a / b for a, b in zip(first, second, strict=True)]

@@ -13,12 +13,11 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks import report
-from benchmarks.harness import PAUSE, cores
+from benchmarks.harness import cores, in_turns
 
 RESULTS = report.RESULTS / "mapping"
 BEGIN, END = "<!-- mapping: written by benchmarks.mapping -->", "<!-- end of mapping -->"
@@ -33,15 +32,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     for kind in ("average_case", "worst_case"):
         ways = _ways(kind, options)
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for repeat in range(options.repeats + 1):
-            for way, (call, draws) in ways.items():
-                time.sleep(PAUSE)
-                start = time.perf_counter()
-                jax.block_until_ready(call())
-                if repeat:  # the first call compiles
-                    seconds[way].append((time.perf_counter() - start) / draws)
-                print(kind, way, f"{time.perf_counter() - start:.1f} s", flush=True)
+        waiting = {
+            way: lambda call=call: jax.block_until_ready(call()) for way, (call, _) in ways.items()
+        }
+        found = in_turns(waiting, options.repeats)
+        seconds = {way: [s / ways[way][1] for s in spent] for way, spent in found.items()}
         rows.append({"kind": kind, "seconds": seconds})
     return {
         "rows": rows,

@@ -12,11 +12,10 @@ import json
 import os
 import statistics
 import sys
-import time
 from typing import Any
 
 from benchmarks import report
-from benchmarks.harness import cores
+from benchmarks.harness import cores, in_turns
 
 RESULTS = report.RESULTS / "ordinary"
 BEGIN, END = "<!-- ordinary: written by benchmarks.ordinary -->", "<!-- end of ordinary -->"
@@ -64,13 +63,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 else Square(ball, steps, compiled=compiled)
                 for way, compiled in WAYS.items()
             }
-            seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-            for repeat in range(options.repeats + 1):
-                for way, attack in attacks.items():
-                    start = time.perf_counter()
-                    jax.block_until_ready(attack(logits_fn, x, y, jax.random.key(repeat)))
-                    if repeat:  # the first call compiles
-                        seconds[way].append((time.perf_counter() - start) / (steps + 1))
+            arguments = (logits_fn, x, y, jax.random.key(2))
+            waiting = {
+                way: lambda attack=attack, where=arguments: jax.block_until_ready(attack(*where))
+                for way, attack in attacks.items()
+            }
+            found = in_turns(waiting, options.repeats)
+            seconds = {way: [s / (steps + 1) for s in spent] for way, spent in found.items()}
             gradient = name == "apgd"
             rows.append(
                 {

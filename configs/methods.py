@@ -242,13 +242,18 @@ METHODS: Mapping[str, Family] = {
 }
 
 
-def names() -> list[str]:
-    """All methods of the paper, and some more."""
+def listed() -> list[tuple[str, Family]]:
+    """All methods of the paper, and some more: names and families."""
     return [
-        f"{family}-{numbers}" if numbers else family
-        for family, methods in METHODS.items()
-        for numbers in methods.numbers
+        (f"{name}-{numbers}" if numbers else name, family)
+        for name, family in METHODS.items()
+        for numbers in family.numbers
     ]
+
+
+def names() -> list[str]:
+    """Those of `listed`."""
+    return [name for name, _ in listed()]
 
 
 def apply(config: ConfigDict, name: str) -> ConfigDict:

@@ -31,35 +31,26 @@ def run(arguments: argparse.Namespace) -> int:
         columns = list(next(iter(known.values())).values)
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["method", "what", "group", *columns])
-        for name, what in _listed():
+        for name, family in methods.listed():
             row = known.get(name)
             cells = [row.values[column] if row else "" for column in columns]
-            writer.writerow([name, what, row.group if row else "", *cells])
+            writer.writerow([name, family.summary, row.group if row else "", *cells])
         return 0
     console = Console(highlight=False)
     titles = "".join(f"{title:>8}" for title in _SHOWN)
     console.print(f"{'':{_NAME}}{'group':8}{titles}", style="bold")
-    for name, family in methods.METHODS.items():
-        console.print(Text(family.summary, style="dim"), soft_wrap=True)
-        for numbers in family.numbers:
-            method = f"{name}-{numbers}" if numbers else name
-            row = known.get(method)
-            shown = [_number(row.values[column]) if row else "" for column in _SHOWN.values()]
-            right = "".join(f"{cell:>8}" for cell in shown)
-            group = row.group if row else ""
-            line = f"  {method:{_NAME - 2}}{group:8}{right}"
-            console.print(Text(line.rstrip()), soft_wrap=True)
+    before = None
+    for name, family in methods.listed():
+        if family is not before:
+            console.print(Text(family.summary, style="dim"), soft_wrap=True)
+        row, before = known.get(name), family
+        shown = [_number(row.values[column]) if row else "" for column in _SHOWN.values()]
+        right = "".join(f"{cell:>8}" for cell in shown)
+        group = row.group if row else ""
+        line = f"  {name:{_NAME - 2}}{group:8}{right}"
+        console.print(Text(line.rstrip()), soft_wrap=True)
     console.print(Text(_CAPTION, style="dim"))
     return 0
-
-
-def _listed() -> list[tuple[str, str]]:
-    """Names, and what they are."""
-    return [
-        (f"{name}-{numbers}" if numbers else name, family.summary)
-        for name, family in methods.METHODS.items()
-        for numbers in family.numbers
-    ]
 
 
 def _number(value: float | None) -> str:

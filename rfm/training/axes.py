@@ -40,13 +40,11 @@ WEIGHT_ADVERSARIES = ("", "awp", "sam")
 
 
 def method(config: ConfigDict, classes: int, schedule: Schedule) -> Method:
-    """The training method of a config.
+    """The training method of a config that `check` has nothing against.
 
     Raises:
-      UserError: a field has no sensible value, or two contradict each other.
+      UserError: a field has no sensible value.
     """
-    check(config)
-    rotations = config.objective.name == "self_supervision"
     return Method(
         augmentation=_augmentation(config.data),
         adversary=_adversary(config, classes),
@@ -56,7 +54,7 @@ def method(config: ConfigDict, classes: int, schedule: Schedule) -> Method:
         after=_after(config.after),
         classes=classes,
         label_noise=config.data.label_noise,
-        rotations=rotations,
+        rotations=config.objective.name == "self_supervision",
     )
 
 
@@ -113,7 +111,6 @@ def check(config: ConfigDict) -> None:
 def _contradictions(config: ConfigDict) -> Iterator[tuple[bool, str]]:
     objective, adversary, data = config.objective, config.adversary, config.data
     none, rotations = adversary.name == "none", objective.name == "self_supervision"
-    kl = adversary.loss == "kl"
     special = adversary.stop_early or adversary.ignore_incorrect or adversary.prevent_label_leaking
     entropy = config.optimiser.name == "entropy_sgd"
     yield (
@@ -126,8 +123,8 @@ def _contradictions(config: ConfigDict) -> Iterator[tuple[bool, str]]:
         "config.adversary.name=none leaves nothing to stop early, to ignore or to leak",
     )
     yield (
-        kl and (bool(adversary.prevent_label_leaking) or rotations),
-        "config.adversary.loss=kl attacks the prediction: it has no label to replace or to rotate",
+        adversary.loss == "kl" and adversary.prevent_label_leaking,
+        "config.adversary.loss=kl attacks the prediction: it has no label to replace",
     )
     yield (
         rotations and adversary.loss != "cross_entropy",

@@ -98,6 +98,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
       UserError: a field of the config has no sensible value; says which and why.
     """
     limits.check(config)
+    axes.check(config)  # before data are loaded
     dataset = rfm_data.load(
         config.data.source,
         data_dir=config.data.dir or None,
@@ -129,7 +130,6 @@ def build(config: ml_collections.ConfigDict) -> Run:
         dtype=config.model.dtype,
         dropout=config.model.dropout,
     )
-    axes.check(config)
     per_step = config.optimiser.inner_steps or 1
     try:
         in_epoch = steps_per_epoch(len(dataset.train_labels), config.train.batch_size, per_step)
