@@ -15,7 +15,15 @@ Choice = TypeVar("Choice")
 
 
 class UserError(ValueError):
-    """A mistake of the user's, told in one line of the user's words."""
+    """A mistake of the user's, told in one line of the user's words.
+
+    Attributes:
+      told: of several processes, all have the same error; see `rfm.processes.by_first`.
+    """
+
+    def __init__(self, message: str, *, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
 
 
 def did_you_mean(word: str, words: Iterable[str], prefix: str = "") -> str:

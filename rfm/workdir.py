@@ -18,8 +18,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from rfm import processes
 from rfm.errors import UserError
 
 try:
@@ -37,9 +38,13 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
       UserError: it belongs to a config that trains another model; nothing is changed.
     """
     check(workdir, config)
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    if read_config(workdir) != json.loads(text):  # else it may be one that is read-only
-        write_atomically(workdir / "config.json", text)
+
+    def write() -> None:
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        if _read_config(workdir) != json.loads(text):  # else it may be one that is read-only
+            write_atomically(workdir / "config.json", text)
+
+    processes.by_first(write)
 
 
 def check(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -48,9 +53,13 @@ def check(workdir: Path, config: Mapping[str, Any]) -> None:
     Raises:
       UserError: it cannot.
     """
+    processes.by_first(lambda: _check(workdir, config))
+
+
+def _check(workdir: Path, config: Mapping[str, Any]) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file; give a folder")
-    stored = read_config(workdir)
+    stored = _read_config(workdir)
     if stored is not None:
         field = _first_difference(_training_part(stored), _training_part(config))
         if field is not None:
@@ -68,23 +77,31 @@ def locked(workdir: Path) -> Iterator[None]:
     """Keeps other processes from training in `workdir` at the same time.
 
     The lock goes with the process, also when it is killed; file systems without locks
-    have none.
+    have none. Of the processes of one program the first has it for all.
 
     Raises:
       UserError: another process holds it.
     """
-    with (workdir / ".lock").open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process is training in {workdir}; wait for it, stop it, or give"
-                    " another --workdir"
-                ) from None
-            except OSError:
-                pass
+    with contextlib.ExitStack() as opened:
+
+        def take() -> None:
+            _lock(opened.enter_context((workdir / ".lock").open("a")), workdir)
+
+        processes.by_first(take)
         yield
+
+
+def _lock(file: IO[str], workdir: Path) -> None:
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {workdir}; wait for it, stop it, or give"
+                " another --workdir"
+            ) from None
+        except OSError:
+            pass
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:
@@ -93,6 +110,11 @@ def read_config(workdir: Path) -> dict[str, Any] | None:
     Raises:
       UserError: its file is damaged.
     """
+    config: dict[str, Any] | None = processes.by_first(lambda: _read_config(workdir))
+    return config
+
+
+def _read_config(workdir: Path) -> dict[str, Any] | None:
     path = workdir / "config.json"
     if not path.exists():
         return None

@@ -22,6 +22,7 @@ FLOORS = {
         "loops",
         "batching",
         "devices",
+        "processes",
         "progress",
         "version",
     ],

@@ -39,7 +39,7 @@ from rfm.attacks.verdict import (
     look,
     look_at_batch,
 )
-from rfm.devices import shard
+from rfm.devices import fetch, shard
 from rfm.types import Images, Keys, Labels, LogitsFn, Threat, as_partial, example_keys
 
 _LOOKED_AT = 32  # examples for the warnings
@@ -179,16 +179,16 @@ class _Runner:
             more["targets"] = _targets(self.logits_fn, x, y, part)
         found = stage.attack(self.logits_fn, x, y, keys, **more)
         wrong, _ = look_at_batch(self.logits_fn, found.x, y, self.look_key(keys[0]))
-        broken = np.asarray(wrong & is_allowed(stage.attack.threat, x, found.x))[: len(pairs)]
+        counts = wrong & is_allowed(stage.attack.threat, x, found.x)
+        broken, adversarial = (v[: len(pairs)] for v in fetch((counts, found.x)))
         # An example may be there several times: its first pass counts.
         fallen, first = np.unique(example[: len(pairs)][broken], return_index=True)
-        adversarial = np.asarray(found.x)[: len(pairs)][broken][first]
         broken_by = progress.broken_by.copy()
         broken_by[fallen] = progress.stage
         return progress._replace(
             broken_by=broken_by,
             fallen=np.concatenate([progress.fallen, fallen.astype(np.int32)]),
-            x=np.concatenate([progress.x, adversarial]),
+            x=np.concatenate([progress.x, adversarial[broken][first]]),
             tried=int(pairs[-1]) + 1,
         )
 

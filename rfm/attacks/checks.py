@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rfm import losses
+from rfm.devices import fetch
 from rfm.types import Images, Labels, LogitsFn
 
 _PROBABILITY = 1e-5
@@ -20,7 +21,7 @@ _SQUARE = 0.002
 
 def outputs_are_probabilities(logits: Float[Array, "n k"]) -> str | None:
     """In [0, 1], with sums of one."""
-    values = np.asarray(logits, np.float64)
+    values = fetch(logits).astype(np.float64)
     in_range = values.min() > -_PROBABILITY and values.max() < 1 + _PROBABILITY
     if in_range and np.all(np.abs(values.sum(-1) - 1) < _PROBABILITY):
         return "outputs look like probabilities: give logits, or gradients vanish"
@@ -29,7 +30,7 @@ def outputs_are_probabilities(logits: Float[Array, "n k"]) -> str | None:
 
 def outputs_change(logits_fn: LogitsFn, x: Images) -> str | None:
     """Five calls at the same inputs, not compiled: that would fix what a model draws."""
-    outputs = np.stack([np.asarray(logits_fn(x), np.float64) for _ in range(_CALLS)])
+    outputs = np.stack([fetch(logits_fn(x)).astype(np.float64) for _ in range(_CALLS)])
     outputs /= np.linalg.norm(outputs, axis=-1, keepdims=True) + 1e-10
     if np.linalg.norm(outputs - outputs[:1], axis=-1).max() > _SAME:
         return "logits change between calls: give the model a key and use version 'rand'"

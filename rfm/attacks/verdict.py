@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from rfm import losses
 from rfm.attacks._common import check_inputs
 from rfm.batching import batches
-from rfm.devices import shard
+from rfm.devices import fetch, shard
 from rfm.types import Images, Labels, LogitsFn, Threat, as_partial
 
 CLEAN = "clean"
@@ -205,8 +205,8 @@ def look(
     for batch in batches(len(x), batch_size):
         rows = batch.indices
         key = None if keys is None else keys[rows[0]]
-        wrong, loss = look_at_batch(logits_fn, *shard((x[rows], y[rows]), mesh), key)
-        done.append((np.asarray(wrong)[batch.valid], np.asarray(loss)[batch.valid]))
+        found = fetch(look_at_batch(logits_fn, *shard((x[rows], y[rows]), mesh), key))
+        done.append(tuple(v[batch.valid] for v in found))
     wrongs, found = zip(*done, strict=True)
     return np.concatenate(wrongs), np.concatenate(found)
 

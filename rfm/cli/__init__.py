@@ -1,16 +1,18 @@
 """The command line: one verb per job.
 
 Everything that is global is arranged here, before JAX starts: one device per core on
-CPU, deterministic operations on GPU, a persistent compilation cache. A library import
-does none of it.
+CPU, deterministic operations on GPU, a persistent compilation cache, and the processes of
+one job. A library import does none of it.
 """
 
+import argparse
 import io
 import sys
 from collections.abc import Sequence
 
 from jax.errors import JaxRuntimeError
 
+from rfm.cli import job
 from rfm.cli.config import resolve
 from rfm.cli.environment import arrange
 from rfm.cli.parser import WITHOUT_CONFIG, parse
@@ -22,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status.
 
     0: done. 1: training failed (the loss is not finite). 2: something the user gave is
-    wrong, told in one line. 130 and 143: stopped by SIGINT or SIGTERM, state saved.
+    wrong, told in one line. 75: another process of the job is lost, all must start again.
+    130 and 143: stopped by SIGINT or SIGTERM, state saved.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -31,17 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()
     try:
         known = parse(sys.argv[1:] if arguments is None else arguments)
-        if known.verb not in WITHOUT_CONFIG:
-            exported = getattr(known, "exported", None)
-            known.config, known.workdir = resolve(
-                known.config, known.workdir, known.overrides, exported=exported
-            )
         arrange()
-        from rfm.cli import verbs  # a second of imports, which a wrong flag need not wait for
-
-        return verbs.VERBS[known.verb](known, stop)
-    except UserError as error:
+        return job.run(known, lambda: _guarded(known, stop))
+    except UserError as error:  # of the flags
         return _fail(str(error))
+
+
+def _guarded(known: argparse.Namespace, stop: Stop) -> int:
+    """Runs the verb; what its user is to know of is one line and a status."""
+    try:
+        return _run(known, stop)
+    except UserError as error:
+        return _fail(str(error), told=error.told)
     except OSError as error:
         if error.errno is None:
             raise
@@ -57,7 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
 
-def _fail(message: str) -> int:
+def _run(known: argparse.Namespace, stop: Stop) -> int:
+    if known.verb not in WITHOUT_CONFIG:
+        exported = getattr(known, "exported", None)
+        known.config, known.workdir = resolve(
+            known.config, known.workdir, known.overrides, exported=exported
+        )
+    from rfm.cli import verbs  # a second of imports, which a wrong flag need not wait for
+
+    return verbs.VERBS[known.verb](known, stop)
+
+
+def _fail(message: str, *, told: bool = False) -> int:
     line = " ".join(message.split())
-    print(f"rfm: {line}", file=sys.stderr)
+    job.say(line, told=told)
     return 2

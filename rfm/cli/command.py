@@ -1,7 +1,6 @@
 """One call of the command line: its config, its workdir, and how it talks."""
 
 import argparse
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from rfm import reporting
+from rfm import processes, reporting
 from rfm import workdir as workdirs
 from rfm.cli.bars import Bars
 from rfm.cli.environment import check_devices
@@ -37,8 +36,9 @@ class Command:
         self.arguments = arguments
         self.config: ConfigDict = arguments.config
         self.workdir: Path = arguments.workdir
-        self.console = Console()
-        self.errors = Console(stderr=True)
+        others = not processes.is_first()  # the first process talks
+        self.console = Console(quiet=others)
+        self.errors = Console(stderr=True, quiet=others)
         self.stop = stop
 
     def build(self) -> Run:
@@ -48,15 +48,16 @@ class Command:
 
     def must_exist(self) -> None:
         """Is there anything to measure?"""
-        workdir = self.workdir
         if self.config.model.exported:
             if self.arguments.checkpoint != "final":
                 raise UserError("--checkpoint: an exported model is one checkpoint; leave it out")
             return
-        if not os.path.isdir(workdir):
-            raise UserError(f"no workdir {workdir}; make one with rfm train or rfm run")
-        if workdirs.read_config(workdir) is None:
-            raise UserError(f"{workdir} is no workdir: it has no config.json; rfm train makes one")
+        if not processes.by_first(self.workdir.is_dir):
+            raise UserError(f"no workdir {self.workdir}; make one with rfm train or rfm run")
+        if workdirs.read_config(self.workdir) is None:
+            raise UserError(
+                f"{self.workdir} is no workdir: it has no config.json; rfm train makes one"
+            )
 
     def must_train(self) -> None:
         """Can the model be trained?"""
@@ -102,7 +103,7 @@ class Command:
     def checkpoints(self, run: Run) -> Checkpoints:
         """Those of the workdir, to read."""
         directory = self.workdir / "checkpoints"
-        if not directory.is_dir():
+        if not processes.by_first(directory.is_dir):
             raise UserError(f"no checkpoint in {self.workdir}; run rfm train first")
         every = self.config.train.snapshot_every * run.steps_per_epoch
         return Checkpoints(directory, snapshot_steps=every, read_only=True)
@@ -118,10 +119,11 @@ class Command:
         like = run.initial_state()
         with self.checkpoints(run) as checkpoints:
             steps = checkpoints.steps()
-            step = _which(self.arguments.checkpoint, run, self.workdir, steps)
+            which = self.arguments.checkpoint
+            step = processes.by_first(lambda: _which(which, run, self.workdir, steps))
             state = checkpoints.restore(step, like)
             workdirs.claim(self.workdir, self.config.to_dict())
-            yield Subject.of_state(run, state, self.arguments.checkpoint)
+            yield Subject.of_state(run, state, which)
             if getattr(self.arguments, "no_snapshots", True):
                 return
             for step in steps:
@@ -178,15 +180,21 @@ class Command:
         return first
 
     def report(self) -> None:
-        path = reporting.write_report(self.workdir)
+        def write() -> str:
+            return str(reporting.write_report(self.workdir).resolve())
+
+        path = processes.by_first(write)
         self.show_table()
-        self.say(f"report: {path.resolve()}")
+        self.say(f"report: {path}")
 
     def show_table(self) -> None:
-        self.show(reporting.table(reporting.read_run(self.workdir).records))
+        if processes.is_first():
+            self.show(reporting.table(reporting.read_run(self.workdir).records))
 
     def records_at(self, step: int) -> tuple[reporting.Record, ...]:
-        """All records of one checkpoint."""
+        """All records of one checkpoint, for the first process to show."""
+        if not processes.is_first():
+            return ()
         records = reporting.read_run(self.workdir).records
         return tuple(record for record in records if record.step == step)
 

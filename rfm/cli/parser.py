@@ -30,6 +30,7 @@ config:
 
 exit status:
   0 done; 1 training failed; 2 a flag, file or config is wrong (one line says which);
+  75 another process of the job was lost, start all again with the same command;
   130 or 143 stopped by SIGINT or SIGTERM (state saved: the same command goes on)
 """
 
@@ -94,6 +95,8 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
             added.add_argument(
                 "--workdir", metavar="DIR", help="folder of the run (default: runs/CONFIG-METHOD)"
             )
+            if name not in ("export", "report"):
+                _job_flags(added)
         return added
 
     run = verb(
@@ -313,6 +316,25 @@ def _exported_flag(parser: argparse.ArgumentParser) -> None:
         "--exported",
         metavar="FILE",
         help="measure the model that rfm export wrote, on the data of --config",
+    )
+
+
+def _job_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several processes",
+        "One program on many machines: the same command on each. Found by itself in a Slurm step"
+        " of several tasks, on TPU pods, in Kubernetes jobs and under mpirun; elsewhere give the"
+        " three flags. Process 0 alone reads and writes the workdir.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is, a free port")
+    group.add_argument("--processes", metavar="N", type=int, help="how many there are")
+    group.add_argument("--process", metavar="I", type=int, help="which one this is, from 0")
+    group.add_argument(
+        "--distributed",
+        metavar="WHEN",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="auto (default): if several processes are found; on: they must be; off: never",
     )
 
 

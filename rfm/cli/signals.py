@@ -6,6 +6,8 @@ import sys
 import threading
 from types import FrameType
 
+from rfm import processes
+
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -13,7 +15,8 @@ _SHOW_CURSOR = b"\x1b[?25h"
 class Stop:
     """Turns signals into a request while training, into an exit otherwise.
 
-    Training asks ``requested()`` after each dispatch, when its state is whole. All other
+    Training asks ``requested()`` after each dispatch, when its state is whole. Of several
+    processes all ask together, and all stop if a signal has come to one of them. All other
     work writes each result as it is done, so it can be left at once. A second signal
     ends the process where it is.
 
@@ -22,7 +25,8 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._number = 0
+        self._number = 0  # of the signal that came
+        self._agreed = 0  # of one that came to any process
         self._deferred = False
 
     def install(self) -> None:
@@ -39,13 +43,14 @@ class Stop:
         self._deferred = deferred
 
     def requested(self) -> bool:
-        """Has a signal come?"""
-        return bool(self._number)
+        """Has a signal come? All processes must ask together."""
+        self._agreed = self._agreed or processes.largest(self._number)
+        return bool(self._agreed)
 
     @property
     def status(self) -> int:
         """The exit status that says which signal it was."""
-        return 128 + self._number
+        return 128 + (self._agreed or self._number)
 
     def _watch(self, arrived: int) -> None:
         while received := os.read(arrived, 1):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rfm import reporting
+from rfm import processes, reporting
 from rfm import workdir as workdirs
 from rfm.cli import data_verbs, methods_verb
 from rfm.cli.bars import Bars
@@ -136,13 +136,16 @@ def _landscape(arguments: argparse.Namespace, stop: Stop) -> int:
     _among("kind of landscape", kinds, (*KINDS, "surface"))
     _among("loss", names, LOSSES)
     runs = [Path(place).expanduser() for place in (arguments.beside or "").split(",") if place]
-    others = [reporting.read_run(place) for place in runs]  # a wrong one is told at once
+    others: list[reporting.Run] = []  # a wrong one is told at once
+    processes.by_first(lambda: others.extend(map(reporting.read_run, runs)))
     run = command.build()
     check_measures(run)
     for subject in command.subjects(run):
         with Bars(command.console) as bars:
             tasks = [landscape_task(subject, kind, name) for kind in kinds for name in names]
             command.carry_out(tasks, bars)
+    if not processes.is_first():
+        return 0
     mine = reporting.read_run(command.workdir)
     drawn = [dataclasses.replace(mine, records=command.records_at(subject.step)), *others]
     for place, other in zip(runs, others, strict=True):

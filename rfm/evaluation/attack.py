@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rfm import archives
+from rfm import archives, processes
 from rfm.attacks import FAB, PGD, EnsembleResult, Square, judge
 from rfm.attacks.autoattack import Progress, autoattack
 from rfm.attacks.ensembles import STAGES, VERSIONS, Stage, passes
@@ -118,7 +118,7 @@ def _attack(
     count, classes = len(examples.labels), run.dataset.classes
 
     def on_progress(progress: Progress) -> None:
-        _store(stored, progress, identity)
+        processes.by_first(functools.partial(_store, stored, progress, identity))
         share = _share_done(stages, progress, classes)
         tell(min(round(count * share), count - 1), robust_accuracy=float(progress.stands.mean()))
 
@@ -132,11 +132,12 @@ def _attack(
             version=stages,
             batch_size=_sizes(section.batch_size, run.mesh.size),
             mesh=subject.run.mesh,
-            progress=_stored(stored, identity, count),
+            progress=_resumed(stored, identity, count),
             on_progress=on_progress,
         )
     tell(count, robust_accuracy=float(found.robust.mean()))
-    _save(path.with_suffix(".npz"), x=found.x, y=examples.labels, broken_by=found.broken_by)
+    arrays = {"x": found.x, "y": examples.labels, "broken_by": found.broken_by}
+    processes.by_first(functools.partial(_save, path.with_suffix(".npz"), **arrays))
     return _results(found)
 
 
@@ -247,20 +248,40 @@ def _store(path: Path, progress: Progress, identity: str) -> None:
 
 
 def _save(path: Path, **arrays: Any) -> None:
+    write_atomically(path, _packed(**arrays))
+
+
+def _packed(**arrays: Any) -> bytes:
     content = io.BytesIO()
     np.savez(content, **arrays)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
+
+
+def _resumed(path: Path, identity: str, count: int) -> Progress | None:
+    """What the first process finds, on all of them."""
+
+    def found() -> bytes | None:
+        stored = _stored(path, identity, count)
+        return None if stored is None else _packed(**stored._asdict())
+
+    content = processes.bytes_by_first(found)
+    if content is None:
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return _progress(archive)
+
+
+def _progress(arrays: Mapping[str, np.ndarray]) -> Progress:
+    numbers: dict[str, Any] = {name: int(arrays[name]) for name in ("stage", "tried")}
+    return Progress(**{name: arrays[name] for name in Progress._fields} | numbers)
 
 
 def _stored(path: Path, identity: str, count: int) -> Progress | None:
     """What an interrupted call stored, if it is whole and of the same protocol."""
     try:
         stored = archives.read(str(path), "")
-        arrays: dict[str, Any] = {name: stored[name] for name in Progress._fields}
-        fits = str(stored["identity"]) == identity and len(arrays["broken_by"]) == count
+        progress = _progress(stored)
+        fits = str(stored["identity"]) == identity and len(progress.broken_by) == count
     except (UserError, KeyError):
         return None
-    if not fits:
-        return None
-    numbers = {name: int(arrays[name]) for name in ("stage", "tried")}
-    return Progress(**{**arrays, **numbers})
+    return progress if fits else None

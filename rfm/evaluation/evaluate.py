@@ -14,6 +14,7 @@ import numpy as np
 
 from rfm.attacks import PGD
 from rfm.data.splits import Examples, evaluation
+from rfm.devices import fetch
 from rfm.evaluation import records
 from rfm.evaluation.robustness import Attacked, Clean, attacked, clean, estimate
 from rfm.evaluation.tasks import Subject, Task, key_for
@@ -80,7 +81,7 @@ def _evaluate(
             mesh=mesh,
             on_batch=tell,
         )
-        predictions = np.asarray(logits_fn(after.x)).argmax(-1) if len(after.x) else None
+        predictions = fetch(logits_fn(after.x)).argmax(-1) if len(after.x) else None
     found = _values(before, after)
     if predictions is not None:
         shown = len(predictions)

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 import rfm
+from rfm import processes
 from rfm.workdir import write_atomically
 
 SCHEMA = 1
@@ -69,6 +70,7 @@ def environment() -> dict[str, Any]:
             "platform": device.platform,
             "kind": device.device_kind,
             "count": jax.device_count(),
+            "processes": processes.count(),
         },
         "versions": {"rfm": rfm.__version__, "python": platform.python_version(), **versions},
         "git": git_revision(),

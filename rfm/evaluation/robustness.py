@@ -20,7 +20,7 @@ from rfm import losses
 from rfm.attacks import PGD
 from rfm.batching import batches
 from rfm.data.augment import to_float
-from rfm.devices import shard
+from rfm.devices import fetch, shard
 from rfm.flatness.uncertainty import mean_interval
 from rfm.types import Keys, LogitsFn, example_keys
 
@@ -54,7 +54,7 @@ def clean(
     done: list[Clean] = []
     for batch in batches(len(labels), batch_size):
         placed = shard((images[batch.indices], labels[batch.indices]), mesh)
-        found = jax.device_get(_clean(logits_fn, *placed))
+        found = fetch(_clean(logits_fn, *placed))
         done.append(Clean(*(v[batch.valid] for v in found)))
         on_batch(sum(len(c.loss) for c in done))
     return Clean(*map(np.concatenate, zip(*done, strict=True)))
@@ -86,15 +86,10 @@ def attacked(
         )
         found = attack(logits_fn, x, y, placed_keys)
         correct = _clean(logits_fn, *shard((images[rows], labels[rows]), mesh))[2]
-        robust = np.asarray(correct) & ~np.asarray(found.success)
         room = max(keep - sum(len(a.x) for a in done), 0)
-        done.append(
-            Attacked(
-                np.asarray(found.loss)[batch.valid],
-                robust[batch.valid],
-                np.asarray(found.x[:room])[batch.valid[:room]],
-            )
-        )
+        loss, success, first, correct = fetch((found.loss, found.success, found.x[:room], correct))
+        robust = correct & ~success
+        done.append(Attacked(loss[batch.valid], robust[batch.valid], first[batch.valid[:room]]))
         on_batch(sum(len(a.loss) for a in done))
     return Attacked(*map(np.concatenate, zip(*done, strict=True)))
 

@@ -6,6 +6,7 @@ interrupted measurement goes on where it stopped.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import Array, Key
 
+from rfm import processes
 from rfm.devices import replicate
 from rfm.errors import UserError
 from rfm.evaluation import records
@@ -132,7 +134,7 @@ class Task:
       compute: given a callback for examples done and numbers worth seeing, returns the
         remaining fields.
       examples: how many examples it goes through, for the progress bar.
-      finish: called when the record is on disk.
+      finish: called when the record is on disk, by the first process.
     """
 
     record: dict[str, Any]
@@ -147,7 +149,8 @@ def carry_out(
     """All records of `tasks`; those on disk are taken from there unless `again`."""
     done = []
     for task in tasks:
-        record = None if again else records.find(workdir, task.record)
+        find = functools.partial(records.find, workdir, task.record)
+        record = None if again else processes.by_first(find)
         if record is None or not {"values", "per_example"} <= record.keys():
             title = f"{task.record['name']} @ {task.record['step']}"
             start, tell = time.perf_counter(), _teller(progress, title, task.examples)
@@ -156,10 +159,14 @@ def carry_out(
                 record = {**task.record, **task.compute(tell)}
             record["seconds"] = time.perf_counter() - start
             record["compile_seconds"] = compiling.seconds
-            records.write(workdir, record)
-            task.finish()
+            processes.by_first(functools.partial(_keep, workdir, record, task))
         done.append(record)
     return done
+
+
+def _keep(workdir: Path, record: dict[str, Any], task: Task) -> None:
+    records.write(workdir, record)
+    task.finish()
 
 
 class Tell(Protocol):

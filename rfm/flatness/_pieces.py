@@ -47,13 +47,13 @@ def results(
     if not compiled:
         for piece in pieces:
             examples, draw = devices.shard(piece[0], mesh), devices.replicate(piece[1], mesh)
-            yield jax.device_get(function(settings, shared, examples, draw))
+            yield devices.fetch(function(settings, shared, examples, draw))
         return
     width, waiting = 1 if mesh is None else mesh.size, iter(pieces)
     while group := list(itertools.islice(waiting, width)):
         filled = group + group[-1:] * (width - len(group))
         stacked = devices.shard(jax.tree.map(_stack, *filled), mesh)
-        found = jax.device_get(_each(function, settings, mesh, shared, stacked))
+        found = devices.fetch(_each(function, settings, mesh, shared, stacked))
         for index in range(len(group)):
             yield jax.tree.map(lambda leaf, i=index: leaf[i], found)
 

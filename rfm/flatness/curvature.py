@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 from matfree import decomp
 
+from rfm.devices import fetch
 from rfm.flatness._hessian import (
     Data,
     LeafPredicate,
@@ -141,11 +142,12 @@ def extreme_eigenvalues(
 
     def pair(index: int) -> Eigenpair:
         vector = jnp.asarray(vectors[:, index], q.dtype) @ q
-        bent = np.asarray(quadratic_forms(*problem[:3], vector, leaves), np.float64)
-        valid = np.asarray(problem.data.valid).T.ravel()
+        bent, valid = fetch((quadratic_forms(*problem[:3], vector, leaves), problem.data.valid))
         residual = following * abs(vectors[-1, index])
         tree = as_tree(vector, params, leaves)
-        return Eigenpair(float(values[index]), tree, residual, bent.ravel()[valid])
+        return Eigenpair(
+            float(values[index]), tree, residual, bent.ravel().astype(np.float64)[valid.T.ravel()]
+        )
 
     return Eigenvalues(pair(-1), pair(0))
 

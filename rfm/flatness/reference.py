@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from rfm import loops, losses
 from rfm.attacks import PGD
 from rfm.batching import batches
-from rfm.devices import shard
+from rfm.devices import fetch, shard
 from rfm.types import (
     ApplyFn,
     Images,
@@ -62,7 +62,7 @@ def reference(
         rows = batch.indices
         images, labels, example_key = shard((x[rows], y[rows], keys[rows]), mesh)
         loss = perturbed_loss(logits_fn, images, labels, example_key, attack)
-        done.append(np.asarray(loss, np.float64)[batch.valid])
+        done.append(fetch(loss).astype(np.float64)[batch.valid])
         on_batch(sum(map(len, done)))
     return np.concatenate(done)
 

@@ -136,6 +136,10 @@ def build(config: ml_collections.ConfigDict) -> Run:
     except ValueError as error:
         raise UserError(f"config.train.batch_size: {error}") from None
     limits.check_steps(in_epoch * config.train.epochs)
+    try:
+        mesh = make_mesh(config.train.batch_size)
+    except ValueError as error:
+        raise UserError(f"config.train.batch_size: {error}") from None
     schedule = axes.schedule(config.optimiser, in_epoch)
     method = axes.method(config, dataset.classes, schedule)
     trained = model.clone(rotation_head=method.rotations)
@@ -143,7 +147,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
     return Run(
         config=config,
         dataset=dataset,
-        mesh=make_mesh(config.train.batch_size),
+        mesh=mesh,
         model=model,
         network=network,
         method=method,

@@ -5,11 +5,16 @@ leaves either a whole checkpoint or none. Each holds a checksum of every array b
 the arrays: storage that silently changed is found out, and the checkpoint before it is
 used. The two latest are kept for resuming, and all snapshots (every so many epochs)
 for early stopping and for measures through training.
+
+Of several processes the first one reads and writes, and tells the others what it read: they
+need not see its file system, and may be another number than wrote it. (The state is the same
+on all of them, so nothing is gained by writing it in parts.)
 """
 
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import logging
 import os
@@ -26,6 +31,8 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from rfm import processes
+from rfm.devices import fetch, replicate
 from rfm.errors import UserError
 from rfm.training.state import TrainState, copy_state
 from rfm.types import leaf_name
@@ -45,26 +52,31 @@ class Checkpoints:
     def __init__(self, directory: Path, *, snapshot_steps: int, read_only: bool = False) -> None:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # all of it arrives as exceptions
         self._directory = directory.absolute()
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(
-                    [
-                        preservation_policy.LatestN(2),
-                        preservation_policy.EveryNSteps(snapshot_steps),
-                    ]
-                ),
-                enable_async_checkpointing=True,
-                # What a killed process was writing.
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-            ),
+        if not processes.is_first():
+            return
+        kept = [preservation_policy.LatestN(2), preservation_policy.EveryNSteps(snapshot_steps)]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
+            enable_async_checkpointing=True,
+            # What a killed process was writing.
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
+        if processes.count() > 1:
+            options.create = False  # not possible with active_processes
+            if not read_only:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="rfm"
+            )
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not processes.is_first():
+            return
         with self._writing():
             try:
                 self._manager.wait_until_finished()
@@ -73,7 +85,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints that are complete, ascending."""
-        return sorted(self._manager.all_steps())
+        steps: list[int] = processes.by_first(lambda: sorted(self._manager.all_steps()))
+        return steps
 
     def save(self, step: int, state: TrainState) -> None:
         """Writes `state` in the background; returns when the state may be donated.
@@ -82,8 +95,9 @@ class Checkpoints:
           UserError: there is no room for it, or for the one before; those that were
             complete are kept. The last one may also fail on leaving the context.
         """
-        state = copy_state(state)
-        tree = _tree(state)
+        tree = _tree(copy_state(state) if processes.count() == 1 else fetch(state))
+        if not processes.is_first():
+            return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(_checksums(tree))
         )
@@ -97,14 +111,27 @@ class Checkpoints:
           UserError: it does not exist, cannot be read, has other arrays than `like`, or
             its contents have changed since they were written.
         """
+        fields, structure = jax.tree.flatten(_tree(like))
+        found: list[PyTree] = []
+        processes.by_first(lambda: found.append(self._read(step, _tree(like))))
+        if processes.count() == 1:
+            return TrainState(**found[0])
+        arrays = jax.tree.leaves(found[0]) if found else fetch(fields)
+        told = processes.from_first([np.asarray(array) for array in arrays])
+        placed = [replicate(a, leaf.sharding.mesh) for a, leaf in zip(told, fields, strict=True)]
+        return TrainState(**jax.tree.unflatten(structure, placed))
+
+    def _read(self, step: int, like: PyTree) -> PyTree:
         where = self._directory / str(step)
+        if processes.count() > 1:  # onto the host
+            like = jax.tree.map(np.asarray, like)
         if step not in self._manager.all_steps():
             raise UserError(f"no checkpoint of step {step} in {self._directory}")
         try:
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_tree(like)), checksums=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(like), checksums=ocp.args.JsonRestore()
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise whatever they like here
@@ -114,7 +141,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {where} is damaged: {changed[0]} differs from its checksum"
             )
-        return TrainState(**found.state)
+        return found.state
 
     def restore_latest(self, like: TrainState, warn: Warn) -> TrainState | None:
         """The newest checkpoint that is whole, or None if there is none at all.
@@ -134,7 +161,7 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             for other, reason in damaged.items():
-                moved = self._set_aside(other)
+                moved = processes.by_first(functools.partial(self._set_aside, other))
                 warn(f"{reason}; moved to {moved}, using the one of step {step}")
             return state
         if damaged:
@@ -159,14 +186,14 @@ class Checkpoints:
                 " before are kept, and the same command goes on from there"
             ) from error
 
-    def _set_aside(self, step: int) -> Path:
+    def _set_aside(self, step: int) -> str:
         damaged = self._directory.parent / "damaged"
         damaged.mkdir(exist_ok=True)
         names = itertools.chain([str(step)], (f"{step}.{i}" for i in itertools.count(1)))
         target = next(damaged / name for name in names if not (damaged / name).exists())
         shutil.move(self._directory / str(step), target)
         self._manager.reload()
-        return target
+        return str(target)
 
 
 def _tree(state: TrainState) -> dict[str, PyTree]:

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rfm import processes
 from rfm import workdir as workdirs
 from rfm.attacks import PGD
 from rfm.data.extra import Labelled
 from rfm.data.splits import validation
-from rfm.devices import replicate
+from rfm.devices import fetch, replicate
 from rfm.evaluation.robustness import attacked, clean
 from rfm.progress import Progress, silent
 from rfm.training.axes import attack
@@ -57,7 +58,8 @@ def train(
       workdir: where checkpoints and metrics go.
       progress: is told the steps done, with the loss and robust error of training.
       warn: is told of damaged checkpoints.
-      should_stop: asked after each dispatch; if true, saves and raises `Interrupted`.
+      should_stop: asked after each dispatch; if true, saves and raises `Interrupted`. All
+        processes must be given the same answer.
 
     Returns:
       The final state.
@@ -104,7 +106,7 @@ def train(
                 left = run.steps_per_epoch - step % run.steps_per_epoch
                 count = min(config.steps_per_dispatch, left)
                 state, metrics = dispatch(state, data, key, jnp.int32(count))
-                values = {k: np.asarray(v)[:count] for k, v in metrics.items()}
+                values = {name: found[:count] for name, found in fetch(metrics).items()}
                 _check_finite(values["loss"], step, saved)
                 learning_rate = float(run.schedule(step))
                 step += count
@@ -112,7 +114,8 @@ def train(
                 epoch = step / run.steps_per_epoch
                 snapshot = step % snapshot_steps == 0 or step == run.total_steps
                 stop = should_stop()
-                due = snapshot or stop or time.monotonic() - last_save > _SAVE_EVERY_SECONDS
+                is_time = time.monotonic() - last_save > _SAVE_EVERY_SECONDS
+                due = snapshot or stop or bool(processes.largest(is_time))
                 if due and not _all_finite(state):
                     raise NotFinite(_not_finite("parameters are", step, saved))
                 writer.write("train", step, epoch, {**means, "learning_rate": learning_rate})

@@ -18,6 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import scalar
 
+from rfm import processes
 from rfm.errors import UserError
 from rfm.workdir import write_atomically
 
@@ -25,11 +26,16 @@ from rfm.workdir import write_atomically
 class MetricsWriter:
     """Appends to ``metrics.jsonl`` and ``tensorboard/`` of `workdir`, from `step` on.
 
+    Of several processes the first one does.
+
     Raises:
       UserError: there is a ``metrics.jsonl``, and it is damaged.
     """
 
     def __init__(self, workdir: Path, *, step: int) -> None:
+        processes.by_first(lambda: self._open(workdir, step))
+
+    def _open(self, workdir: Path, step: int) -> None:
         path = workdir / "metrics.jsonl"
         kept = [line for line in read_lines(path) if line["step"] <= step]
         write_atomically(path, "".join(_dump(line) for line in kept))
@@ -43,6 +49,8 @@ class MetricsWriter:
         Raises:
           OSError: it cannot be written; the file then may end in half a line.
         """
+        if not processes.is_first():
+            return
         line = _dump({"kind": kind, "step": step, "epoch": epoch, **values})
         _append(self._file, line.encode())
         os.fsync(self._file.fileno())
@@ -50,6 +58,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes both."""
+        if not processes.is_first():
+            return
         self._file.close()
         self._tensorboard.close()
 
