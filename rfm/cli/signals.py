@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 
 from rfm import processes
 
+_SAME_SECONDS = 0.5
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _SHOW_CURSOR = b"\x1b[?25h"
 
@@ -18,7 +20,8 @@ class Stop:
     Training asks ``requested()`` after each dispatch, when its state is whole. Of several
     processes all ask together, and all stop if a signal has come to one of them. All other
     work writes each result as it is done, so it can be left at once. A second signal
-    ends the process where it is.
+    ends the process where it is. (One that follows at once is the same one: a launcher may
+    send it to a process and to its group.)
 
     Signals are read in a thread of their own: Python's handlers wait until compiled code
     returns, and that can be minutes.
@@ -53,8 +56,11 @@ class Stop:
         return 128 + (self._agreed or self._number)
 
     def _watch(self, arrived: int) -> None:
+        last = -_SAME_SECONDS
         while received := os.read(arrived, 1):
-            if received[0] in _STOPPING:
+            now, before = time.monotonic(), last
+            if received[0] in _STOPPING and now - before > _SAME_SECONDS:
+                last = now
                 again, self._number = bool(self._number), received[0]
                 if again or not self._deferred:
                     _say("stopped; the same command goes on")

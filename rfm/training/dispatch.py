@@ -102,6 +102,7 @@ def _dispatch(
         drawn = tuple(batch(position + j, number + j) for j in range(per_step))
         of_step = jax.random.fold_in(step_key, state.step)
         state, values = train_step(method, network, mesh, state, drawn, of_step)
+        values = {name: value.astype(jnp.float32) for name, value in values.items()}
         return state, {name: metrics[name].at[i].set(values[name]) for name in metrics}
 
     empty = jnp.full(longest, jnp.nan, jnp.float32)
