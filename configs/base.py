@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
                 "activation": "relu",  # or "silu", "mish", "gelu"
                 "dropout": 0.0,  # inside the blocks
                 "dtype": "float32",  # of the computation; "bfloat16" is faster on GPU and TPU
+                "remat": False,  # gradients with less memory, more time; the same result
             },
             "adversary": {
                 "name": "pgd",  # or "none": plain training
@@ -70,6 +71,9 @@ def get_config() -> ConfigDict:
                 "batch_size": 128,
                 "snapshot_every": 5,  # epochs
                 "steps_per_dispatch": 65,
+                # Of each batch, one after the other, to save memory; 0: all at once. Batch
+                # normalisation then goes by micro-batch.
+                "micro_batches": 0,
             },
             # On the last test examples, at every snapshot; for early stopping.
             "validation": {

@@ -25,6 +25,7 @@ from rfm.reporting.metrics import read_metrics
 from rfm.training import loop
 from rfm.training.build import Run, build
 from rfm.training.checkpoint import Checkpoints
+from rfm.training.memory import Memory
 
 Record = dict[str, Any]
 
@@ -89,6 +90,7 @@ class Command:
                     progress=tell,
                     warn=self.warn,
                     should_stop=self.stop.requested,
+                    on_memory=self._show_memory if self.arguments.memory else None,
                 )
         except loop.Interrupted as reason:
             self.warn(f"{reason}; the same command goes on")
@@ -99,6 +101,9 @@ class Command:
         finally:
             self.stop.defer(False)
         return self.stop.status if self.stop.requested() else 0
+
+    def _show_memory(self, memory: Memory | None) -> None:
+        self.say("memory of the compiled step: unknown here" if memory is None else str(memory))
 
     def checkpoints(self, run: Run) -> Checkpoints:
         """Those of the workdir, to read."""

@@ -107,13 +107,15 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "path of report.html.",
     )
     _measuring_flags(run)
-    verb(
+    _memory_flag(run)
+    train = verb(
         "train",
         "train, or go on training",
         "Trains to the last epoch, from the newest checkpoint if there is one. Checkpoints\n"
         "are written while training goes on; SIGTERM saves one and exits with status 143.\n"
         "Metrics go to metrics.jsonl and tensorboard/ in the workdir.",
     )
+    _memory_flag(train)
     evaluate = verb(
         "evaluate",
         "Err, RErr, Loss and RLoss of a checkpoint",
@@ -299,6 +301,15 @@ def _numbers(text: str) -> list[float]:
         message = f"must be numbers >= 0 such as 0.5,1,2, got {text!r}"
         raise argparse.ArgumentTypeError(message)
     return found
+
+
+def _memory_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="say first what the compiled training step needs; config.model.remat,"
+        " config.train.micro_batches and smaller batches lower it",
+    )
 
 
 def _checkpoint_flag(parser: argparse.ArgumentParser) -> None:

@@ -71,7 +71,7 @@ def flatness_task(
         "batch_size": subject.run.config.evaluation.batch_size,
         "seed": section.seed,
         "reference": evaluated["protocol"]["attack"] if robust else None,
-        **{name: records.describe(value) for name, value in settings.items()},
+        **{name: records.describe(v) for name, v in settings.items() if name != "chunk"},
     }
     if case == "average":
         protocol["attack"] = records.describe_attack(settings["attack"])
@@ -129,6 +129,7 @@ def _settings(subject: Subject, robust: bool, radius: float | None) -> dict[str,
             "restarts": restarts,
             "input_step_size": worst.input_step_size,
             "weight_step_size": worst.weight_step_size,
+            "chunk": config.evaluation.chunk or None,
         },
     }
 

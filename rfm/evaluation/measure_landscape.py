@@ -154,6 +154,7 @@ def _directions(
         restarts=number,
         input_step_size=worst.input_step_size,
         weight_step_size=worst.weight_step_size,
+        chunk=config.evaluation.chunk or None,
         mesh=subject.run.mesh,
     )
     return [ball.direction(direction, params) for direction in directions]

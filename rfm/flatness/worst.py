@@ -28,6 +28,7 @@ from rfm import loops, losses
 from rfm.attacks import PGD
 from rfm.attacks._common import fold, into_box, per_row
 from rfm.batching import batches
+from rfm.flatness._chunks import in_chunks
 from rfm.flatness._pieces import results
 from rfm.flatness.reference import reference as reference_losses
 from rfm.flatness.result import Flatness
@@ -53,10 +54,13 @@ class _Ascent(NamedTuple):
     steps: int
     input_step_size: float
     weight_step_size: float
+    chunk: int | None
 
 
 _Examples = tuple[Any, Any, Any, Any]
 """Inputs, labels, which of them count, and their keys."""
+
+_Rows = tuple[Images, Labels, Bool[Array, " n"]]
 
 
 class _State(NamedTuple):
@@ -82,6 +86,7 @@ def worst_case(
     weight_step_size: float = 0.001,
     reference: Float[np.ndarray, " n"] | None = None,
     batch_size: int = 128,
+    chunk: int | None = None,
     compiled: bool | None = None,
     mesh: Mesh | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
@@ -106,6 +111,8 @@ def worst_case(
       reference: per-example losses at `params` from `rfm.flatness.reference`; None
         computes them by PGD with the same threat, steps and restarts.
       batch_size: examples that share a weight perturbation.
+      chunk: how many of them go through the model at once; limits memory, changes no result
+        but rounding. None: all.
       compiled: put the loop into one compiled program; None: where that is fast, see
         `rfm.loops`.
       mesh: devices to spread the work over; see `rfm.devices`.
@@ -115,10 +122,10 @@ def worst_case(
       A `Flatness` with one draw per batch, the worst.
 
     Raises:
-      ValueError: `steps` is negative, `restarts` is not positive, or `reference` has
-        another length than `x`.
+      ValueError: `steps` is negative, `restarts` or `chunk` is not positive, or `reference`
+        has another length than `x`.
     """
-    _check(steps, restarts)
+    _check(steps, restarts, chunk)
     weight_key, input_key, reference_key = jax.random.split(key, 3)
     if reference is None:
         attack = None if threat is None else PGD(threat, steps, input_step_size, restarts)
@@ -127,7 +134,7 @@ def worst_case(
         )
     if len(reference) != len(x):
         raise ValueError(f"reference has {len(reference)} losses for {len(x)} examples")
-    ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
+    ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size, chunk)
     keys, cut = example_keys(input_key, len(x)), list(batches(len(x), batch_size))
     work = [(x[b.indices], y[b.indices], b.valid, keys[b.indices]) for b in cut]
     found = _climbs(_losses, ascent, apply_fn, params, work, weight_key, restarts, compiled, mesh)
@@ -153,6 +160,7 @@ def adversarial_directions(
     restarts: int = 10,
     input_step_size: float = 0.007,
     weight_step_size: float = 0.001,
+    chunk: int | None = None,
     compiled: bool | None = None,
     mesh: Mesh | None = None,
 ) -> list[Params]:
@@ -162,10 +170,10 @@ def adversarial_directions(
     C); `RelativeBall.direction` gives them their length.
 
     Raises:
-      ValueError: `steps` is negative or `restarts` is not positive.
+      ValueError: `steps` is negative, or `restarts` or `chunk` is not positive.
     """
-    _check(steps, restarts)
-    ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size)
+    _check(steps, restarts, chunk)
+    ascent = _Ascent(ball, threat, steps, input_step_size, weight_step_size, chunk)
     weight_key, input_key, _ = jax.random.split(key, 3)
     keys, valid = example_keys(input_key, len(x)), np.ones(len(x), bool)
     work = [(np.asarray(x), np.asarray(y), valid, keys)]
@@ -173,9 +181,11 @@ def adversarial_directions(
     return list(found)
 
 
-def _check(steps: int, restarts: int) -> None:
-    if steps < 0 or restarts < 1:
-        raise ValueError(f"need steps >= 0 and restarts >= 1, got {steps} and {restarts}")
+def _check(steps: int, restarts: int, chunk: int | None) -> None:
+    if steps < 0 or restarts < 1 or (chunk is not None and chunk < 1):
+        raise ValueError(
+            f"need steps >= 0, restarts >= 1 and chunk >= 1, got {steps}, {restarts} and {chunk}"
+        )
 
 
 def _climbs(
@@ -257,16 +267,25 @@ def _step(
     valid: Bool[Array, " n"],
     state: _State,
 ) -> _State:
-    def total(nu: Params, delta: Images) -> tuple[Array, PerExample]:
+    def total(nu: Params, delta: Images, rows: _Rows) -> tuple[Array, PerExample]:
+        x, y, valid = rows
         loss = losses.cross_entropy(apply_fn(optax.tree.add(params, nu), x + delta), y)
         return jnp.where(valid, loss, 0.0).sum(), loss
 
-    if ascent.threat is None:
-        nu_gradient, loss = jax.grad(total, has_aux=True)(state.nu, state.delta)
-        delta = state.delta
-    else:
-        gradients, loss = jax.grad(total, argnums=(0, 1), has_aux=True)(state.nu, state.delta)
-        nu_gradient, delta_gradient = gradients
+    def differentiate(delta: Images, rows: _Rows) -> tuple[Params, tuple[Images, PerExample]]:
+        if ascent.threat is None:
+            gradient, loss = jax.grad(total, has_aux=True)(state.nu, delta, rows)
+            return gradient, (delta, loss)
+        both = jax.grad(total, argnums=(0, 1), has_aux=True)
+        (gradient, delta_gradient), loss = both(state.nu, delta, rows)
+        return gradient, (delta_gradient, loss)
+
+    rows = x, y, valid
+    nu_gradient, (delta_gradient, loss) = in_chunks(
+        differentiate, ascent.chunk, (state.delta, rows)
+    )
+    delta = state.delta
+    if ascent.threat is not None:
         step = ascent.input_step_size * ascent.threat.steepest_ascent(delta_gradient)
         delta = into_box(x, ascent.threat.project(state.delta + step))
     uphill = ascent.ball.normalise(nu_gradient, params)
@@ -285,8 +304,11 @@ def _finish(
     valid: Bool[Array, " n"],
     state: _State,
 ) -> tuple[PerExample, Float[Array, ""], Params]:
-    logits = apply_fn(optax.tree.add(params, state.nu), x + state.delta)
-    state = _keep_worst(state, losses.cross_entropy(logits, y), valid)
+    def loss_of(x: Images, y: Labels) -> tuple[tuple[()], PerExample]:
+        return (), losses.cross_entropy(apply_fn(optax.tree.add(params, state.nu), x), y)
+
+    _, loss = in_chunks(loss_of, ascent.chunk, (x + state.delta, y))
+    state = _keep_worst(state, loss, valid)
     return state.best_losses, state.best_mean, state.best_nu
 
 

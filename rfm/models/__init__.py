@@ -37,6 +37,7 @@ def create(
     dtype: str = "float32",
     dropout: float = 0.0,
     rotation_head: bool = False,
+    remat: bool = False,
 ) -> nn.Module:
     """The architecture called `name`.
 
@@ -51,6 +52,7 @@ def create(
         float32.
       dropout: share of values set to 0 in training, inside the blocks.
       rotation_head: return four more logits, of quarter turns.
+      remat: save memory in gradients by computing the blocks twice; changes no result.
 
     Raises:
       UserError: an unknown name, activation or dtype, a width below one, or a share that is
@@ -72,6 +74,7 @@ def create(
         dtype=compute_dtype,
         dropout=dropout,
         rotation_head=rotation_head,
+        remat=remat,
     )
 
 

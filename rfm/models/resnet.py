@@ -31,7 +31,7 @@ class Block(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w i"], *, train: bool) -> Float[Array, "n p q o"]:
+    def __call__(self, x: Float[Array, "n h w i"], train: bool) -> Float[Array, "n p q o"]:
         activation = ACTIVATIONS[self.activation]
         conv = functools.partial(Conv, self.features, dtype=self.dtype)
         norm = functools.partial(RebasedBatchNorm, axis_name=self.axis_name, dtype=self.dtype)
@@ -59,6 +59,9 @@ class ResNet(nn.Module):
       dropout: share of values set to 0 in training, between the convolutions of a block.
       rotation_head: return four more logits, of quarter turns, by a head with one hidden layer
         of 256 (self-supervision, Eq. (16)).
+      remat: keep the inputs of blocks alone for a gradient, and compute what is inside of them
+        again (Chen et al., 2016): more time, less memory, the same result. (On CPU, XLA computes
+        it again so early that little memory is saved.)
     """
 
     classes: int
@@ -71,6 +74,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     dropout: float = 0.0
     rotation_head: bool = False
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -80,9 +84,11 @@ class ResNet(nn.Module):
         x = Conv(self.width, dtype=self.dtype, name="stem")(x)
         x = RebasedBatchNorm(self.axis_name, dtype=self.dtype, name="stem_norm")(x, train=train)
         x = ACTIVATIONS[self.activation](x)
+        # Argument 2 of a block, counted with self, is `train`.
+        block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
-                x = Block(
+                x = block_type(
                     self.width * 2**stage,
                     2 if stage > 0 and block == 0 else 1,
                     self.activation,
@@ -90,7 +96,7 @@ class ResNet(nn.Module):
                     self.dtype,
                     self.dropout,
                     name=f"stage{stage + 1}_block{block + 1}",
-                )(x, train=train)
+                )(x, train)
         x = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean(axis=(1, 2))
         logits = nn.Dense(self.classes, name="head")(x)
         if not self.rotation_head:

@@ -54,6 +54,7 @@ def method(config: ConfigDict, classes: int, schedule: Schedule) -> Method:
         after=_after(config.after),
         classes=classes,
         label_noise=config.data.label_noise,
+        micro_batches=max(config.train.micro_batches, 1),
         rotations=config.objective.name == "self_supervision",
     )
 

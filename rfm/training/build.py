@@ -129,6 +129,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
         activation=config.model.activation,
         dtype=config.model.dtype,
         dropout=config.model.dropout,
+        remat=config.model.remat,
     )
     per_step = config.optimiser.inner_steps or 1
     try:
@@ -140,6 +141,14 @@ def build(config: ml_collections.ConfigDict) -> Run:
         mesh = make_mesh(config.train.batch_size)
     except ValueError as error:
         raise UserError(f"config.train.batch_size: {error}") from None
+    count = config.train.micro_batches
+    pieces = 2 * count * mesh.size  # pairs, see `rfm.training.step`
+    if count > 1 and config.train.batch_size % pieces:
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} cannot be cut evenly into"
+            f" {config.train.micro_batches} micro-batches over {mesh.size} devices; a multiple of"
+            f" {pieces} can"
+        )
     schedule = axes.schedule(config.optimiser, in_epoch)
     method = axes.method(config, dataset.classes, schedule)
     trained = model.clone(rotation_head=method.rotations)

@@ -8,7 +8,6 @@ all dispatches are one compilation.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +19,7 @@ from rfm.training.state import TrainState
 from rfm.training.step import Method, Network, TrainBatch, train_step
 
 Metrics = dict[str, Float[Array, " steps"]]
-Dispatch = Callable[
-    [TrainState, tuple[TrainBatch, ...], Key[Array, ""], Int[Array, ""]],
-    tuple[TrainState, Metrics],
-]
+Dispatch = functools.partial[tuple[TrainState, Metrics]]
 
 
 def steps_per_epoch(examples: int, batch_size: int, batches_per_step: int = 1) -> int:

@@ -30,6 +30,7 @@ _AT_LEAST_ZERO = (
     "adversary.stop_after",
     "optimiser.cycle",
     "optimiser.inner_steps",
+    "train.micro_batches",
     "after.clip_weights",
     "weight_adversary.steps",
     "data.crop",

@@ -27,6 +27,7 @@ from rfm.training.axes import attack
 from rfm.training.build import Run
 from rfm.training.checkpoint import Checkpoints
 from rfm.training.dispatch import make_dispatch
+from rfm.training.memory import Memory, memory_of
 from rfm.training.metrics import MetricsWriter
 from rfm.training.state import TrainState
 from rfm.training.step import TrainBatch
@@ -50,6 +51,7 @@ def train(
     progress: Progress = silent,
     warn: Callable[[str], None] = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_memory: Callable[[Memory | None], None] | None = None,
 ) -> TrainState:
     """Trains to the end, from the newest checkpoint in `workdir` if there is one.
 
@@ -60,6 +62,7 @@ def train(
       warn: is told of damaged checkpoints.
       should_stop: asked after each dispatch; if true, saves and raises `Interrupted`. All
         processes must be given the same answer.
+      on_memory: is told what the compiled step needs, before the first one runs.
 
     Returns:
       The final state.
@@ -99,6 +102,8 @@ def train(
         )
         data = _data(run, extra or run.extra())
         key = replicate(run.key("train"), run.mesh)
+        if on_memory is not None:
+            on_memory(memory_of(dispatch, state, data, key))
         writer, last_save = MetricsWriter(workdir, step=step), time.monotonic()
         try:
             while step < run.total_steps:

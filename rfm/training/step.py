@@ -7,7 +7,10 @@ position in the batch, so the result does not depend on how the batch is laid ou
 
 Examples are made and the gradient is computed under ``jax.shard_map``: each device works
 through its part of the batch, and gradients, metrics and batch statistics are summed over the
-mesh.
+mesh. To save memory a batch may be cut into micro-batches, each of which has a share of every
+device: the gradient is the mean of theirs. Batch normalisation knows of one micro-batch at a
+time, and running statistics move once for each, as in PyTorch; without batch normalisation the
+result is that of the whole batch.
 """
 
 import dataclasses
@@ -73,6 +76,8 @@ class Method:
       label_noise: share of the examples whose label is drawn anew for the update, uniformly
         over all classes (Section G); the attack sees the true labels.
       rotations: rotate half of each batch, see `rfm.training.rotation`.
+      micro_batches: pieces of a batch, one after the other; each device's part must be so many
+        pairs of examples, or a multiple.
     """
 
     augmentation: Augmentation | None
@@ -84,6 +89,7 @@ class Method:
     classes: int = 0
     label_noise: float = 0.0
     rotations: bool = False
+    micro_batches: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +136,14 @@ def gradient_function(method: Method, network: Network, mesh: Mesh) -> GradFn:
     # Without the check, gradients of the replicated parameters stay local to a device
     # until the one sum, and adversaries need not know of the mesh.
     make_examples = jax.shard_map(
-        functools.partial(_examples, method, network),
+        functools.partial(_all_examples, method, network),
         mesh=mesh,
         in_specs=(everywhere, everywhere, cut, cut, cut),
         out_specs=cut,
         check_vma=False,
     )
     gradient_on = jax.shard_map(
-        functools.partial(_gradient, method, network),
+        functools.partial(_mean_gradient, method, network),
         mesh=mesh,
         in_specs=(everywhere, everywhere, cut, everywhere),
         out_specs=everywhere,
@@ -162,6 +168,80 @@ def gradient_function(method: Method, network: Network, mesh: Mesh) -> GradFn:
         return there._replace(metrics=found.metrics)
 
     return grad_fn
+
+
+def _all_examples(
+    method: Method,
+    network: Network,
+    params: Params,
+    batch_stats: PyTree,
+    *rows: PyTree,
+) -> Examples:
+    """What one device trains on, made of one micro-batch after the other."""
+    make = functools.partial(_examples, method, network, params, batch_stats)
+    if method.micro_batches == 1:
+        return make(*rows)
+    made = jax.lax.map(lambda piece: make(*piece), _cut(rows, method.micro_batches))
+    return _joined(made)
+
+
+def _mean_gradient(
+    method: Method,
+    network: Network,
+    params: Params,
+    batch_stats: PyTree,
+    examples: Examples,
+    key: Key[Array, ""],
+) -> Gradient:
+    """The mean over micro-batches; running statistics go through them in order."""
+    count = method.micro_batches
+    if count == 1:
+        return _gradient(method, network, params, batch_stats, examples, key)
+
+    def add(carry: Gradient, piece: tuple[Examples, Array]) -> tuple[Gradient, None]:
+        rows, number = piece
+        of_piece = jax.random.fold_in(key, number)
+        found = _gradient(method, network, params, carry.batch_stats, rows, of_piece)
+        summed, metrics = jax.tree.map(
+            jnp.add, (carry.gradient, carry.metrics), (found.gradient, found.metrics)
+        )
+        return Gradient(summed, found.batch_stats, metrics), None
+
+    pieces = _cut(examples, count), jnp.arange(count)
+    first = jax.tree.map(lambda v: v[0], pieces[0])
+    shapes = jax.eval_shape(
+        functools.partial(_gradient, method, network), params, batch_stats, first, key
+    )
+    zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
+    start = zeros._replace(batch_stats=batch_stats)
+    total, _ = jax.lax.scan(add, start, pieces)
+    gradient, metrics = jax.tree.map(lambda v: v / count, (total.gradient, total.metrics))
+    return Gradient(gradient, total.batch_stats, metrics)
+
+
+def _cut(rows: PyTree, count: int) -> PyTree:
+    """Micro-batches along a new first axis: pair i of examples goes to micro-batch i % count.
+
+    So they are the same however a batch is cut over devices, and halves of a batch that
+    alternate (rotated ones, pseudo-labelled ones) are halves of each micro-batch.
+    """
+
+    def cut(v: Array) -> Array:
+        return jnp.moveaxis(v.reshape(-1, count, 2, *v.shape[1:]), 1, 0).reshape(
+            count, -1, *v.shape[1:]
+        )
+
+    return jax.tree.map(cut, rows)
+
+
+def _joined(pieces: PyTree) -> PyTree:
+    """The inverse of `_cut`."""
+
+    def join(v: Array) -> Array:
+        pairs = v.reshape(v.shape[0], -1, 2, *v.shape[2:])
+        return jnp.moveaxis(pairs, 0, 1).reshape(-1, *v.shape[2:])
+
+    return jax.tree.map(join, pieces)
 
 
 def _examples(

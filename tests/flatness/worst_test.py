@@ -270,11 +270,23 @@ def test_checkpoints_share_one_compilation(linear_problem):
     assert counts[0] == counts[1] == counts[2]
 
 
+@pytest.mark.parametrize("threat", [linf(0.1), None])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_chunks_change_nothing(linear_problem, threat, chunk):
+    """Batches of 4 in chunks of 1, of 2 (3 does not divide it), and whole; the last is partial."""
+    apply_fn, params, x, y = linear_problem
+    settings = {**SETTINGS, **ZEROS, "threat": threat}
+    found = worst_case(apply_fn, params, x, y, KEY, **settings, chunk=chunk)
+    expected = worst_case(apply_fn, params, x, y, KEY, **settings)
+    np.testing.assert_allclose(found.samples, expected.samples, rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": -1}, "steps >= 0 and restarts >= 1, got -1 and 3"),
-        ({"restarts": 0}, "steps >= 0 and restarts >= 1, got 4 and 0"),
+        ({"steps": -1}, "steps >= 0, restarts >= 1 and chunk >= 1, got -1, 3 and None"),
+        ({"restarts": 0}, "restarts >= 1 and chunk >= 1, got 4, 0 and None"),
+        ({"chunk": 0}, "got 4, 3 and 0"),
         ({"reference": np.zeros(7)}, "reference has 7 losses for 10 examples"),
         ({"batch_size": 0}, "positive batch size"),
     ],
