@@ -73,8 +73,8 @@ def _check(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Keeps other processes from training in `workdir` at the same time.
+def locked(workdir: Path, *, doing: str = "training") -> Iterator[None]:
+    """Keeps other processes from `doing` the same in `workdir` at the same time.
 
     The lock goes with the process, also when it is killed; file systems without locks
     have none. Of the processes of one program the first has it for all.
@@ -85,19 +85,19 @@ def locked(workdir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as opened:
 
         def take() -> None:
-            _lock(opened.enter_context((workdir / ".lock").open("a")), workdir)
+            _lock(opened.enter_context((workdir / ".lock").open("a")), workdir, doing)
 
         processes.by_first(take)
         yield
 
 
-def _lock(file: IO[str], workdir: Path) -> None:
+def _lock(file: IO[str], workdir: Path, doing: str) -> None:
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another process is training in {workdir}; wait for it, stop it, or give"
+                f"another process is {doing} in {workdir}; wait for it, stop it, or give"
                 " another --workdir"
             ) from None
         except OSError:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
+from rfm.cli.sweep import flags as sweep_flags
 from rfm.errors import UserError, did_you_mean
 from rfm.version import __version__
 
@@ -35,7 +36,7 @@ exit status:
 """
 
 
-WITHOUT_CONFIG = ("data", "compare", "methods")
+WITHOUT_CONFIG = ("data", "compare", "methods", "sweep")
 """Verbs that take neither a config nor a workdir."""
 
 
@@ -62,7 +63,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for flag in ("config", "workdir", "data_dir", "exported", "saved", "out"):
         if getattr(known, flag, None) == "":
             raise UserError(f"--{flag.replace('_', '-')} is empty; leave it out or give a value")
-    if known.verb in WITHOUT_CONFIG and known.overrides:
+    if known.verb in WITHOUT_CONFIG and known.verb != "sweep" and known.overrides:
         raise UserError(f"unknown flag {known.overrides[0]!r}; rfm {known.verb} takes no config")
     return known
 
@@ -202,6 +203,15 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     compared.add_argument("first", metavar="DIR")
     compared.add_argument("second", metavar="DIR")
     compared.add_argument("--level", type=float, default=0.95, help="of the intervals (0.95)")
+    sweep_flags.add(
+        verbs.add_parser(
+            "sweep",
+            help="many runs: configs x methods x seeds, here or on Slurm",
+            description=sweep_flags.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+    )
     methods = verbs.add_parser(
         "methods",
         help="what --config NAME:METHOD knows",

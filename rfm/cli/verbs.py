@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rfm import processes, reporting
 from rfm import workdir as workdirs
-from rfm.cli import data_verbs, methods_verb
+from rfm.cli import data_verbs, methods_verb, sweep_verb
 from rfm.cli.bars import Bars
 from rfm.cli.command import Command
 from rfm.cli.signals import Stop
@@ -215,6 +215,10 @@ def _methods(arguments: argparse.Namespace, stop: Stop) -> int:
     return methods_verb.run(arguments)
 
 
+def _sweep(arguments: argparse.Namespace, stop: Stop) -> int:
+    return sweep_verb.run(arguments, stop)
+
+
 VERBS: dict[str, Callable[[argparse.Namespace, Stop], int]] = {
     "run": _run,
     "train": _train,
@@ -228,6 +232,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, Stop], int]] = {
     "report": _report,
     "data": _data,
     "methods": _methods,
+    "sweep": _sweep,
 }
 
 

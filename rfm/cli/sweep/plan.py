@@ -1,0 +1,94 @@
+"""Which runs a sweep has."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rfm.cli.config import resolve
+from rfm.configs import methods
+from rfm.errors import UserError
+
+ALL, PAPER = "all", "paper"
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One run.
+
+    Attributes:
+      name: of its folder, "cifar10-at-seed0".
+      workdir: its folder.
+      command: what runs it.
+      digest: of its config: another one is another run.
+      epochs: of its training.
+    """
+
+    name: str
+    workdir: Path
+    command: tuple[str, ...]
+    digest: str
+    epochs: int
+
+
+def plan(
+    configs: str, chosen: str | None, seeds: Sequence[int], overrides: Sequence[str], workdir: Path
+) -> list[Planned]:
+    """Every config with every method and seed, seeds last.
+
+    Args:
+      configs: names or files, joined by commas, perhaps with a method each.
+      chosen: methods, joined by commas; "all" (``rfm methods``), "paper" (Tables D and E); None:
+        those of the configs.
+      seeds: of each.
+      overrides: ``--config.FIELD=VALUE``, of all runs.
+      workdir: the folder of their folders.
+
+    Raises:
+      UserError: a config, a method or a field does not exist, or two runs have the same name.
+    """
+    planned: dict[str, Planned] = {}
+    for seed in seeds:
+        for spec in _specs(configs, chosen):
+            of_run = [*overrides, f"--config.seed={seed}"]
+            config, default = resolve(spec, None, of_run)
+            name = f"{default.name}-seed{seed}"
+            if name in planned:
+                raise UserError(f"two runs of the sweep are called {name}; name each config once")
+            content = json.dumps(config.to_dict(), sort_keys=True)
+            folder = workdir / name
+            command = ("run", "--config", spec, "--workdir", str(folder), *of_run)
+            planned[name] = Planned(
+                name,
+                folder,
+                (sys.executable, "-m", "rfm", *command, "--distributed", "off"),
+                hashlib.sha256(content.encode()).hexdigest()[:16],
+                config.train.epochs,
+            )
+    return list(planned.values())
+
+
+def _specs(configs: str, chosen: str | None) -> list[str]:
+    specs = [_absolute(spec) for spec in configs.split(",") if spec]
+    if chosen is None:
+        return specs
+    if methodical := [spec for spec in specs if ":" in Path(spec).name]:
+        raise UserError(f"--methods and --config {methodical[0]}: name its method in one of them")
+    names = [name for name in chosen.split(",") if name]
+    if names == [ALL]:
+        names = methods.names()
+    elif names == [PAPER]:
+        names = sorted({row.method for row in methods.paper() if row.method})
+    for name in names:
+        if name in (ALL, PAPER):
+            raise UserError(f"--methods {name} names all of them: give nothing beside it")
+    return [f"{spec}:{name}" for spec in specs for name in names]
+
+
+def _absolute(spec: str) -> str:
+    """Jobs may run elsewhere in the file system."""
+    name, colon, method = spec.partition(":")
+    path = Path(name).expanduser()
+    return f"{path.absolute()}{colon}{method}" if path.is_file() else spec

@@ -1,0 +1,95 @@
+"""A sweep on a real Slurm: controller and daemon on this machine, see helpers/slurm_cluster.py."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 240
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory) -> Iterator[dict[str, str]]:
+    if reason := slurm_cluster.missing():
+        pytest.skip(reason)
+    with slurm_cluster.slurm_cluster(tmp_path_factory.mktemp("slurm")) as variables:
+        yield variables
+
+
+@pytest.fixture
+def ask(slurm) -> Callable[..., str]:
+    def ask(*command: str) -> str:
+        environment = {**os.environ, **slurm}
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+        return said.stdout.strip()
+
+    return ask
+
+
+def wait_for(happened: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def metrics(workdir: Path) -> bytes:
+    path = workdir / "metrics.jsonl"
+    return path.read_bytes() if path.exists() else b""
+
+
+def test_jobs_that_are_killed_and_requeued_end_as_if_nothing_had_been(
+    start, rfm, tiny, slurm, ask, tmp_path
+):
+    flags = ("--methods", "at,plain", *tiny, "--config.train.epochs=12")
+    undisturbed, sweep = tmp_path / "undisturbed", tmp_path / "sweep"
+    command = ("sweep", "--executor", "slurm", "--cpus-per-run", "1", "--parallel", "1", *flags)
+    process = start(*command, "--workdir", sweep, **slurm, **QUICK)
+    killed, requeued = sweep / "digits-at-seed0", sweep / "digits-plain-seed0"
+
+    wait_for(lambda: len(metrics(killed).splitlines()) > 2, "the first run trains")
+    lock = sweep / ".sweep" / "digits-at-seed0.lock"
+    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+    first = ask("squeue", "--noheader", "--states=all", "--format=%i")
+    process.kill()  # the sweep itself, too: jobs go on without it
+    process.wait()
+    process = start(*command, "--workdir", sweep, **slurm, **QUICK)
+
+    wait_for(lambda: len(metrics(requeued).splitlines()) > 2, "the second run trains")
+    number = json.loads((sweep / ".sweep" / "digits-plain-seed0.job.json").read_text())["number"]
+    ask("scontrol", "requeue", number)
+    out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, (out, err)
+    assert "2 done" in out
+    assert "killed by signal 9; again" in out or "digits-at-seed0: queued" in out
+    jobs = ask("squeue", "--noheader", "--states=all", "--format=%i").split()
+    assert len(jobs) == 3, (first, jobs)
+    assert "Restarts=1" in ask("scontrol", "show", "job", number)
+
+    result = rfm("sweep", *flags, "--workdir", undisturbed, **QUICK)
+    assert result.status == 0, result
+    for workdir in (killed, requeued):
+        # One core each: another number of devices, so equal but for rounding.
+        found, expected = (
+            [json.loads(line) for line in metrics(w).splitlines()]
+            for w in (workdir, undisturbed / workdir.name)
+        )
+        assert [(m["kind"], m["step"]) for m in found] == [(m["kind"], m["step"]) for m in expected]
+        assert (workdir / "report.html").exists()
+
+
+def test_slurm_that_refuses_is_told(rfm, tiny, slurm, tmp_path):
+    command = ("sweep", "--executor", "slurm", "--slurm-partition", "nowhere", *tiny)
+    result = rfm(*command, "--workdir", tmp_path / "sweep", **slurm)
+    assert result.status == 2, result
+    assert "sbatch refuses digits-at-seed0" in result.err
+    assert "Traceback" not in result.err
