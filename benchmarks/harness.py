@@ -115,9 +115,9 @@ def measure(
     """
     if repeats < 1:
         raise ValueError(f"need at least one repetition, got {repeats}")
-    busy = _busy()
-    if busy > 0.05:
-        say(f"warning: others keep {busy:.0%} of the cores busy: these are not quiet timings")
+    others = busy()
+    if others > 0.05:
+        say(f"warning: others keep {others:.0%} of the cores busy: these are not quiet timings")
     with contextlib.ExitStack() as stack:
         workers: dict[str, _Worker] = {}
         for name, side in case.sides.items():
@@ -137,7 +137,7 @@ def measure(
     return {
         "name": case.name,
         "unit": case.unit,
-        "busy_before": busy,
+        "busy_before": others,
         "sides": {
             name: {
                 "about": worker.ready["about"],
@@ -193,7 +193,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _busy(seconds: float = 1.0) -> float:
+def busy(seconds: float = 1.0) -> float:
     """Share of all cores' time that is used while this process sleeps; 0 if unknown."""
     path = Path("/proc/stat")
     if not path.exists():

@@ -62,9 +62,9 @@ def run(workload: dict[str, Any]) -> Job:
 
 
 def network(asked: Workload) -> tuple[nn.Module, PyTree, PyTree]:
-    """ResNet-18 with its parameters and batch statistics."""
+    """The network with its parameters and batch statistics."""
     model = models.create(
-        "resnet18",
+        asked.network,
         classes=given.CLASSES,
         width=asked.width,
         mean=given.MEAN,

@@ -4,8 +4,8 @@ Channels last throughout; weights require no gradient while inputs are attacked;
 waits for the device inside a loop; the many small tensors of weight perturbations are
 updated by ``foreach`` operations, the weights in training by a fused one. Worst iterates,
 projections, whitening and padding are rfm's. Where restarts may go through the network
-together or one after the other, the faster is found out first. No ``torch.compile``: the
-peer is eager.
+together or one after the other, the faster is found out first. The peer is eager; only
+`benchmarks.scale` has a step with ``torch.compile`` beside it.
 """
 
 import contextlib
@@ -126,6 +126,8 @@ def training(asked: Workload, *, random: bool = True) -> tuple[Callable[[], Tens
     Without `random` there is no augmentation and attacks start at the input.
     """
     model = network(asked)
+    # Parameters and modes are set on the network itself, which the compiled one calls.
+    logits_fn = torch.compile(model) if asked.compiled else model
     attack = PGD(given.TRAIN_STEPS, random=random)
     scales = {id(m.weight) for m in model.modules() if isinstance(m, nn.BatchNorm2d)}
     parameters = list(model.parameters())
@@ -154,9 +156,9 @@ def training(asked: Workload, *, random: bool = True) -> tuple[Callable[[], Tens
         x = (flip_and_crop(images[rows]) if random else images[rows]).permute(0, 3, 1, 2)
         x, y = x.float().div_(255), classes[rows]
         model.eval().requires_grad_(False)
-        x = attack.rows(model, x, y).x
+        x = attack.rows(logits_fn, x, y).x
         model.train().requires_grad_(True)
-        logits = model(x)
+        logits = logits_fn(x)
         loss = functional.cross_entropy(logits, y)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -29,7 +29,7 @@ class Workload:
 
     Attributes:
       kind: "at_step", "pgd", "average_case", "worst_case", "landscape" or "hessian".
-      width: of ResNet-18.
+      width: channels of the first stage.
       times: steps per dispatch, restarts, weight samples, restarts, points, products: what
         `kind` repeats.
       batch: examples.
@@ -40,6 +40,9 @@ class Workload:
       data: an .npz with `x_train` (uint8, n h w c) and `y_train`; empty: noise.
       chunk: of rfm's PGD, rows at once; 0: all.
       per_thousand: times are those of 1000 examples; otherwise of a step, a product or a batch.
+      network: a name in `rfm.models.ARCHITECTURES`; PyTorch's side has ResNet-18 alone.
+      examples: of the training set; 0: eight batches for each step of a dispatch.
+      compiled: PyTorch's network by ``torch.compile``.
     """
 
     kind: str
@@ -53,6 +56,9 @@ class Workload:
     data: str = ""
     chunk: int = 0
     per_thousand: bool = False
+    network: str = "resnet18"
+    examples: int = 0
+    compiled: bool = False
 
     @property
     def full_precision(self) -> bool:
@@ -93,8 +99,9 @@ def images(
 def training_set(
     workload: Workload, *, augment: bool
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]]:
-    """Some batches per step of a dispatch; without augmentation (a check) a single one."""
-    return images(workload, workload.batch * (8 * workload.times if augment else 1))
+    """As many as the workload says; without augmentation (a check) a single batch."""
+    some = workload.examples or 8 * workload.batch * workload.times
+    return images(workload, some if augment else workload.batch)
 
 
 def weight(path: str, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
