@@ -26,6 +26,7 @@ setup(
         "array_record",
         "flatbuffers",  # jax.export asks for it
         "flax>=0.12",
+        "grain>=0.2.18",
         "importlib_resources; python_version < '3.12'",  # tensorflow-datasets forgets it
         "jax>=0.10",
         "jaxtyping",

@@ -74,7 +74,7 @@ def _ways(kind: str, options: argparse.Namespace) -> dict[str, tuple[Callable[[]
     else:
         ball, threat = rfm.perturb.RelativeBall(given.WORST_RADIUS), rfm.threat.linf(given.EPSILON)
         sizes = (given.STEP_SIZE, given.WEIGHT_STEP_SIZE)
-        settings = (worst._Ascent(ball, threat, options.steps, *sizes), True)
+        settings = (worst._Ascent(ball, threat, options.steps, *sizes, chunk=None), True)
         function, examples = worst._losses, (x, y, x[:, 0, 0, 0] >= 0, keys)
 
     @jax.jit

@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
             "name": "at",
             "seed": 0,
             "data": {
-                "source": "tfds:cifar10",  # "digits", "tfds:NAME" or the path of an .npz
+                # "digits", "tfds:NAME", or the path of an .npz or of a folder of .npy files
+                "source": "tfds:cifar10",
                 "dir": "",  # of TFDS; empty: TFDS's own default
                 "train_examples": 0,  # only the first so many; 0: all
                 "flip": True,
@@ -24,6 +25,9 @@ def get_config() -> ConfigDict:
                 "cutout": 0,  # pixels per side of a black square; after all others
                 "label_noise": 0.0,  # share of labels drawn anew, for the update only
                 "extra": "",  # a file of pseudo-labelled images, half of every batch
+                # Threads that read the training images of coming steps; 0: all images live on
+                # the devices. For sets that are too large for them; changes no result.
+                "stream": 0,
             },
             "model": {
                 "exported": "",  # the file of an exported model instead of one of our own

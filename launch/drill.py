@@ -25,7 +25,7 @@ SECONDS = 300.0  # for a start, or for the rest of a run
 TRAINING = (
     *("--config", "digits:at", "--config.model.width=8", "--config.adversary.steps=2"),
     *("--config.data.train_examples=640", "--config.train.batch_size=64"),
-    *("--config.train.snapshot_every=2", "--config.train.steps_per_dispatch=5"),
+    *("--config.train.snapshot_every=1", "--config.train.steps_per_dispatch=5"),
     *("--config.validation.examples=40", "--config.validation.restarts=1"),
 )
 
@@ -59,7 +59,7 @@ def disturb(workdir: Path, flags: tuple[str, ...], kills: int, chance: random.Ra
     for number in range(1, kills + 1):
         processes = start(workdir, flags)
         wait_for_progress(processes, workdir)
-        time.sleep(chance.uniform(0, 6))
+        time.sleep(chance.uniform(0, 8))
         victim = chance.randrange(len(processes))
         processes[victim].send_signal(signal.SIGKILL)
         killed = time.monotonic()
@@ -119,7 +119,7 @@ def wait_for_progress(processes: list[subprocess.Popen[bytes]], workdir: Path) -
 
 def snapshot_steps() -> int:
     """Steps between snapshots."""
-    return 2 * (640 // 64)
+    return 640 // 64
 
 
 def checkpoints(workdir: Path) -> set[int]:

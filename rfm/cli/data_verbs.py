@@ -19,14 +19,17 @@ _BATCH = 256
 
 def run(arguments: argparse.Namespace) -> int:
     """What the action says; the exit status."""
-    labels = arguments.action == "pseudo-label"
-    if labels != bool(arguments.exported) or labels != bool(arguments.out):
-        raise UserError(
-            "rfm data pseudo-label needs --exported MODEL and --out FILE"
-            if labels
-            else f"rfm data {arguments.action} takes neither --exported nor --out"
-        )
-    actions = {"prepare": _prepare, "show": _show, "pseudo-label": _pseudo_label}
+    wanted = {"pseudo-label": ("exported", "out"), "convert": ("out",)}.get(arguments.action, ())
+    for flag in ("exported", "out"):
+        if bool(getattr(arguments, flag)) != (flag in wanted):
+            verb = "needs" if flag in wanted else "takes no"
+            raise UserError(f"rfm data {arguments.action} {verb} --{flag}; see rfm data --help")
+    actions = {
+        "prepare": _prepare,
+        "show": _show,
+        "pseudo-label": _pseudo_label,
+        "convert": _convert,
+    }
     actions[arguments.action](arguments, Console())
     return 0
 
@@ -35,6 +38,12 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> None:
     name = arguments.name.removeprefix("tfds:")
     where = data.prepare(name, arguments.data_dir)
     _say(console, f"{name} is ready in {where}")
+
+
+def _convert(arguments: argparse.Namespace, console: Console) -> None:
+    dataset = data.load(arguments.name, data_dir=arguments.data_dir)
+    data.write(dataset, arguments.out)
+    _say(console, f"{dataset.name} is in {Path(arguments.out).expanduser().absolute()}")
 
 
 def _show(arguments: argparse.Namespace, console: Console) -> None:

@@ -271,12 +271,14 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "show SOURCE: loads a data set and prints its sizes: digits, tfds:NAME or an .npz with\n"
         "x_train, y_train, x_test and y_test.\n"
         "pseudo-label FILE --exported MODEL --out NEW: labels the images of an .npz (images,\n"
-        "uint8, n h w c) by a model that rfm export wrote, for --config.data.extra=NEW.",
+        "uint8, n h w c) by a model that rfm export wrote, for --config.data.extra=NEW.\n"
+        "convert SOURCE --out FOLDER: writes a data set as .npy files, which can be larger than\n"
+        "memory: --config.data.source=FOLDER --config.data.stream=16.",
     )
-    data.add_argument("action", choices=("prepare", "show", "pseudo-label"))
+    data.add_argument("action", choices=("prepare", "show", "pseudo-label", "convert"))
     data.add_argument("name", metavar="NAME", help="e.g. cifar10, tfds:cifar10, digits, my.npz")
     data.add_argument("--exported", metavar="FILE", help="pseudo-label: the model")
-    data.add_argument("--out", metavar="FILE", help="pseudo-label: the .npz to write")
+    data.add_argument("--out", metavar="FILE", help="where to: an .npz, or the folder")
     data.add_argument("--data-dir", metavar="DIR", help="folder of TFDS (default: TFDS's own)")
     return parser, dict(verbs.choices)
 

@@ -8,6 +8,7 @@ arrays; `evaluation` and `validation` choose examples of it by position.
 from rfm.data import extra as extra
 from rfm.data.dataset import Dataset as Dataset
 from rfm.data.dataset import from_arrays as from_arrays
+from rfm.data.npy import write as write
 from rfm.data.sources import digits as digits
 from rfm.data.sources import load as load
 from rfm.data.splits import Examples as Examples

@@ -3,6 +3,7 @@
     load("digits")              8x8 handwritten digits, embedded: nothing to download
     load("tfds:cifar10")        any image classification set that TFDS prepared
     load("path/to/mine.npz")    your own arrays
+    load("path/to/folder")      the same as .npy files, which may be larger than memory
 
 All come back as the same `Dataset`, in the order of the original files wherever that is
 known (`Dataset.original_order` says so).
@@ -13,7 +14,7 @@ import os
 
 import numpy as np
 
-from rfm.data import npz, tfds
+from rfm.data import npy, npz, tfds
 from rfm.data.dataset import Dataset, from_arrays
 from rfm.errors import UserError
 
@@ -25,8 +26,8 @@ def load(source: str, *, data_dir: str | None = None, train_examples: int | None
     """Loads a data set.
 
     Args:
-      source: "digits", "tfds:<name>" (see `rfm.data.tfds`) or the path of an .npz file
-        (see `rfm.data.npz`).
+      source: "digits", "tfds:<name>" (see `rfm.data.tfds`), or the path of an .npz file
+        (see `rfm.data.npz`) or of a folder of .npy files (`rfm.data.npy`).
       data_dir: where TFDS keeps its data; by default ``$TFDS_DATA_DIR``, else
         ``~/tensorflow_datasets``. The other sources have no use for it.
       train_examples: keep only the first that many training examples.
@@ -39,6 +40,8 @@ def load(source: str, *, data_dir: str | None = None, train_examples: int | None
         return tfds.read(source.removeprefix("tfds:"), data_dir, train_examples)
     if source == "digits":
         dataset = digits()
+    elif npy.is_folder(source):
+        dataset = npy.read(source)
     elif source.endswith(".npz") or os.sep in source or os.path.isfile(source):
         dataset = npz.read(source)
     else:

@@ -182,6 +182,11 @@ def _contradictions(config: ConfigDict) -> Iterator[tuple[bool, str]]:
         "config.adversary.stop_after needs config.adversary.stop_early=True",
     )
     yield (
+        bool(data.extra) and data.stream > 0,
+        "config.data.extra with config.data.stream: pseudo-labelled images live on the devices,"
+        " so the others must, too; set config.data.stream=0",
+    )
+    yield (
         bool(data.extra or rotations) and config.train.batch_size % 2 == 1,
         "config.train.batch_size must be even for halves of batches, got"
         f" {config.train.batch_size}",

@@ -91,19 +91,24 @@ class Run:
         return models.apply_fn(self.model, batch_stats)
 
 
-def build(config: ml_collections.ConfigDict) -> Run:
+def build(config: ml_collections.ConfigDict, *, dataset: rfm_data.Dataset | None = None) -> Run:
     """Loads the data and builds all parts.
+
+    Args:
+      config: see `rfm.configs.base`.
+      dataset: instead of what ``config.data.source`` names.
 
     Raises:
       UserError: a field of the config has no sensible value; says which and why.
     """
     limits.check(config)
     axes.check(config)  # before data are loaded
-    dataset = rfm_data.load(
-        config.data.source,
-        data_dir=config.data.dir or None,
-        train_examples=config.data.train_examples or None,
-    )
+    if dataset is None:
+        dataset = rfm_data.load(
+            config.data.source,
+            data_dir=config.data.dir or None,
+            train_examples=config.data.train_examples or None,
+        )
     if config.data.crop > min(dataset.image_shape[:2]):
         raise UserError(
             f"config.data.crop must be at most {min(dataset.image_shape[:2])}, the size of the"

@@ -1,16 +1,21 @@
-"""Many steps in one dispatch, over a data set that lives on the device.
+"""Many steps in one dispatch, over a data set that lives on the device, or a stream.
 
 Examples of an epoch come in the order of a permutation that depends on the seed and
 the epoch. The last, partial batch is dropped: 50,000 examples in batches of 128 are
 390 steps an epoch, and the 80 that are left out change with the permutation. A dispatch
 never crosses the end of an epoch, and its number of steps is a traced number, so that
 all dispatches are one compilation.
+
+A training set too large for the devices comes as the batches of the steps of a dispatch, in the
+same order (`rows_of_step`), from `rfm.data.stream`: training is the same, number by number.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
@@ -73,8 +78,7 @@ def _dispatch(
     examples = data[0].labels.shape[0]
     in_epoch = steps_per_epoch(examples, batch_size, per_step)
     order_key, step_key, others_key = jax.random.split(key, 3)
-    epoch = state.step // in_epoch
-    order = jax.random.permutation(jax.random.fold_in(order_key, epoch), examples)
+    order = _order(order_key, state.step // in_epoch, examples)
 
     def batch(position: Int[Array, ""], number: Int[Array, ""]) -> TrainBatch:
         if len(data) == 1:
@@ -91,12 +95,92 @@ def _dispatch(
         )
         return jax.lax.with_sharding_constraint(mixed, layout)
 
+    def draw(i: Int[Array, ""], step: Int[Array, ""]) -> tuple[TrainBatch, ...]:
+        position, number = (step % in_epoch) * per_step, step * per_step
+        return tuple(batch(position + j, number + j) for j in range(per_step))
+
+    return _steps(method, network, mesh, longest, draw, state, step_key, steps)
+
+
+def make_stream_dispatch(method: Method, network: Network, mesh: Mesh, *, longest: int) -> Dispatch:
+    """As `make_dispatch`, of a stream: the data are the batches of the steps themselves.
+
+    Returns:
+      A function of the state, the batches, the run's key and the number of steps. Arrays of the
+      batches have the shape (`longest`, batches per step, batch size, ...), cut over the mesh
+      along the third axis; steps beyond the number given may hold anything.
+    """
+    return functools.partial(_dispatch_stream, method, network, mesh, longest)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def _dispatch_stream(
+    method: Method,
+    network: Network,
+    mesh: Mesh,
+    longest: int,
+    state: TrainState,
+    batches: TrainBatch,
+    key: Key[Array, ""],
+    steps: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    def draw(i: Int[Array, ""], step: Int[Array, ""]) -> tuple[TrainBatch, ...]:
+        return tuple(
+            jax.tree.map(lambda v, j=j: v[i, j], batches) for j in range(method.optimiser.batches)
+        )
+
+    step_key = jax.random.split(key, 3)[1]
+    return _steps(method, network, mesh, longest, draw, state, step_key, steps)
+
+
+def rows_of_step(
+    key: Key[Array, ""], examples: int, batch_size: int, batches_per_step: int
+) -> Callable[[int], Int[np.ndarray, " rows"]]:
+    """Which examples `make_dispatch`'s function takes for a step, batch after batch.
+
+    Args:
+      key: the run's key.
+      examples: in the training set.
+      batch_size: examples per batch.
+      batches_per_step: see `rfm.training.optimiser`.
+
+    Returns:
+      A function of the step. Asked for steps in a row, it makes the order of an epoch once.
+    """
+    in_epoch = steps_per_epoch(examples, batch_size, batches_per_step)
+    order_key, rows = jax.random.split(key, 3)[0], batch_size * batches_per_step
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> Int[np.ndarray, " examples"]:
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return np.asarray(_order(order_key, epoch, examples))
+
+    def of(step: int) -> Int[np.ndarray, " rows"]:
+        epoch, position = divmod(step, in_epoch)
+        return order(epoch)[position * rows : (position + 1) * rows]
+
+    return of
+
+
+def _order(key: Key[Array, ""], epoch: int | Array, examples: int) -> Int[Array, " examples"]:
+    return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+
+
+def _steps(
+    method: Method,
+    network: Network,
+    mesh: Mesh,
+    longest: int,
+    draw: Callable[[Array, Array], tuple[TrainBatch, ...]],
+    state: TrainState,
+    step_key: Key[Array, ""],
+    steps: Int[Array, ""],
+) -> tuple[TrainState, Metrics]:
+    """`draw` makes the batches of the i-th step of a dispatch, of the run's step."""
+
     def body(i: Int[Array, ""], carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, metrics = carry
-        position = (state.step % in_epoch) * per_step
-        number = state.step * per_step
-        drawn = tuple(batch(position + j, number + j) for j in range(per_step))
-        of_step = jax.random.fold_in(step_key, state.step)
+        of_step, drawn = jax.random.fold_in(step_key, state.step), draw(i, state.step)
         state, values = train_step(method, network, mesh, state, drawn, of_step)
         values = {name: value.astype(jnp.float32) for name, value in values.items()}
         return state, {name: metrics[name].at[i].set(values[name]) for name in metrics}

@@ -31,6 +31,7 @@ _AT_LEAST_ZERO = (
     "optimiser.cycle",
     "optimiser.inner_steps",
     "train.micro_batches",
+    "data.stream",
     "after.clip_weights",
     "weight_adversary.steps",
     "data.crop",

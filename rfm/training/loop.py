@@ -18,7 +18,6 @@ from jaxtyping import Array
 from rfm import processes
 from rfm import workdir as workdirs
 from rfm.attacks import PGD
-from rfm.data.extra import Labelled
 from rfm.data.splits import validation
 from rfm.devices import fetch, replicate
 from rfm.evaluation.robustness import attacked, clean
@@ -26,11 +25,10 @@ from rfm.progress import Progress, silent
 from rfm.training.axes import attack
 from rfm.training.build import Run
 from rfm.training.checkpoint import Checkpoints
-from rfm.training.dispatch import make_dispatch
+from rfm.training.feed import Feed, Resident, Streamed
 from rfm.training.memory import Memory, memory_of
 from rfm.training.metrics import MetricsWriter
 from rfm.training.state import TrainState
-from rfm.training.step import TrainBatch
 from rfm.types import bind
 
 _SAVE_EVERY_SECONDS = 60.0
@@ -93,24 +91,26 @@ def train(
         step = saved = int(state.step)
         if step >= run.total_steps:
             return state
-        dispatch = make_dispatch(
-            run.method,
-            run.network,
-            run.mesh,
-            batch_size=config.batch_size,
-            longest=min(config.steps_per_dispatch, run.steps_per_epoch),
+        feed: Feed = (
+            Streamed(run, step) if run.config.data.stream else Resident(run, extra or run.extra())
         )
-        data = _data(run, extra or run.extra())
+
+        def following(step: int) -> int:
+            """Steps of the next dispatch: they end at fixed ones, wherever a run was resumed."""
+            left = run.steps_per_epoch - step % run.steps_per_epoch
+            return min(config.steps_per_dispatch, left)
+
+        data = feed.take(following(step))
         key = replicate(run.key("train"), run.mesh)
         if on_memory is not None:
-            on_memory(memory_of(dispatch, state, data, key))
+            on_memory(memory_of(feed.dispatch, state, data, key))
         writer, last_save = MetricsWriter(workdir, step=step), time.monotonic()
         try:
             while step < run.total_steps:
-                # Dispatches end at fixed steps, wherever a run was resumed.
-                left = run.steps_per_epoch - step % run.steps_per_epoch
-                count = min(config.steps_per_dispatch, left)
-                state, metrics = dispatch(state, data, key, jnp.int32(count))
+                count = following(step)
+                state, metrics = feed.dispatch(state, data, key, jnp.int32(count))
+                if step + count < run.total_steps:  # while the devices work
+                    data = feed.take(following(step + count))
                 values = {name: found[:count] for name, found in fetch(metrics).items()}
                 _check_finite(values["loss"], step, saved)
                 learning_rate = float(run.schedule(step))
@@ -135,13 +135,6 @@ def train(
         finally:
             writer.close()
     return state
-
-
-def _data(run: Run, extra: Labelled | None) -> tuple[TrainBatch, ...]:
-    """What batches are drawn from, on the devices."""
-    own = (run.dataset.train_images, run.dataset.train_labels)
-    sources = (own,) if extra is None else (own, extra)
-    return tuple(TrainBatch(*replicate(tuple(source), run.mesh)) for source in sources)
 
 
 def _validator(run: Run) -> Callable[[TrainState, int], dict[str, float]]:

@@ -116,6 +116,17 @@ def test_two_processes_do_what_one_with_two_devices_does(job, flags, undisturbed
         }
 
 
+@pytest.mark.slow
+def test_two_processes_read_their_own_parts_of_a_stream(job, rfm, flags, undisturbed, tmp_path):
+    folder, workdir = tmp_path / "digits", tmp_path / "run"
+    assert rfm("data", "convert", "digits", "--out", folder).status == 0
+    streamed = (f"--config.data.source={folder}", "--config.data.stream=2")
+    processes = job(2, "train", "--workdir", workdir, *flags, *streamed)
+    said = ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert_same_training(workdir, undisturbed)
+
+
 def test_a_killed_process_ends_the_other_and_a_restart_resumes(
     job, rfm, flags, undisturbed, tmp_path
 ):

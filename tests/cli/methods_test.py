@@ -46,8 +46,8 @@ def test_images_labelled_by_a_model_are_trained_on(quick_rfm, trained, tiny, tmp
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("data", "pseudo-label", "x.npz"), "needs --exported MODEL and --out FILE"),
-        (("data", "show", "digits", "--out", "x.npz"), "takes neither --exported nor --out"),
+        (("data", "pseudo-label", "x.npz"), "pseudo-label needs --exported"),
+        (("data", "show", "digits", "--out", "x.npz"), "show takes no --out"),
         (("train", "--config", "digits:unlabeled"), "there is no such file"),
         (("train", "--config", "digits:trades-6+mart-6"), "both set config.objective.name"),
         (("train", "--config", "digits:awp"), "must be like awp-0.0005"),

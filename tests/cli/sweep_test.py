@@ -305,7 +305,9 @@ def test_a_sweep_goes_on_after_it_was_killed(start, rfm, tiny, tmp_path):
     assert again.status == 1, again
     assert again.out.splitlines()[0].endswith("2 waiting, 1 running"), "found again"
     assert "digits-plain-seed0: done" in again.out
-    assert "digits-unlabeled-seed0 failed: rfm: ti_500K_pseudo_labeled.pickle: there is" in again.out
+    assert (
+        "digits-unlabeled-seed0 failed: rfm: ti_500K_pseudo_labeled.pickle: there is" in again.out
+    )
     assert "2 done, 1 failed" in again.out
     submitted = list((tmp_path / "sweep" / ".sweep" / "logs").glob("*_submitted.pkl"))
     assert len(submitted) == 3, "none was started twice"
