@@ -25,6 +25,7 @@ def render(template: str, svgs: Mapping[str, str], **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.get_template(template).render(
         svgs={name: Markup(style.inline_svg(svg, name)) for name, svg in svgs.items()},
