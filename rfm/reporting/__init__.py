@@ -10,7 +10,7 @@ from rfm.reporting.records import Record, Value, read_record
 from rfm.reporting.run import Run, read_run
 from rfm.reporting.sweep import is_run, read_sweep
 from rfm.reporting.sweep_html import write_sweep_report
-from rfm.reporting.sweep_table import SweepTable, sweep_table
+from rfm.reporting.sweep_tables import SweepTable, sweep_table
 from rfm.reporting.tables import ResultsTable, table
 
 __all__ = [

@@ -76,19 +76,20 @@ def at_ends(
     numbers = sorted(y, key=lambda number: y[number])
     ends = to_points * axes.transData.transform([(x[n], y[n]) for n in numbers])
     heights = spread(ends[:, 1], _HEIGHT + 0.5)
+    gutter = 14 + min(30, len(numbers) / 2)  # for the lines from curves to labels
     right = to_points * axes.transData.transform([(max(x.values()), 0.0)])[0, 0]
     for number, (end, at), height in zip(numbers, ends, heights, strict=True):
         axes.annotate(
             str(number),
             (x[number], y[number]),
-            xytext=(right - end + 14, height - at),
+            xytext=(right - end + gutter, height - at),
             textcoords="offset points",
             fontsize=_SIZE,
             va="center",
             color=style.colour("ink"),
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colours[number], "linewidth": 0.6,
-                        "shrinkA": 0, "shrinkB": 0},
+                        "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0},
         )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (
           (0, (7, 1.5, 1, 1.5, 1, 1.5)))  # fmt: skip
 
 _LOG_FROM = 30.0  # largest by smallest value from which an axis is logarithmic
+_MANY = 40  # lines from which they are thin
 _CASES = {
     "average": "Average-case flatness of RLoss",
     "worst": "Worst-case flatness of RLoss",
@@ -114,13 +115,13 @@ def loss_against_flatness(rows: Sequence[Row]) -> Figure | None:
     if not found:
         return None
     shown = [row for row in rows if any(row.number in of.numbers for of in found.values())]
-    figure = _figure(len(found), 4.4, shown)
+    figure = _figure(len(found), 4.4 + min(2.0, 0.03 * len(shown)), shown)
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (title, of) in zip(panels, found.items(), strict=True):
         of_runs = correlation(of.x, of.y)
         subtitle = "" if of_runs is None else str(of_runs)
         if of.left_out:
-            subtitle += f"\n{of.left_out} runs of other protocols left out"
+            subtitle += f"\n{of.left_out} measured otherwise and left out"
         axes.set_title(subtitle.strip(), fontweight="normal", fontsize=9.5)
         _scale(axes.set_xscale, of.x)
         _scale(axes.set_yscale, of.y)
@@ -131,7 +132,7 @@ def loss_against_flatness(rows: Sequence[Row]) -> Figure | None:
         axes.set_xlabel(title)
         axes.set_ylabel("RLoss, test")
     _legend(figure, shown, lambda row: {"marker": marker(row.number), "linestyle": "none"})
-    figure.canvas.draw()  # the layout, before labels are placed by it
+    figure.draw_without_rendering()  # the layout, before labels are placed by it
     for axes, of in zip(panels, found.values(), strict=True):
         beside_points(axes, of.x, of.y, of.numbers)
     return figure
@@ -151,11 +152,12 @@ def training_curves(rows: Sequence[Row]) -> Figure | None:
     for row, line in lines:
         epochs, errors = zip(*line, strict=True)
         axes.plot(epochs, errors, color=hue(row.number), linestyle=dash(row.number),
-                  linewidth=1.2, marker="o" if len(line) == 1 else "", alpha=0.9)  # fmt: skip
+                  linewidth=1.3 if len(lines) < _MANY else 0.8, alpha=0.9,
+                  marker="o" if len(line) == 1 else "")  # fmt: skip
     axes.set_ylabel("RErr, held-out test (%)")
     style.epoch_axis(axes)
     _legend(figure, shown, lambda row: {"linestyle": dash(row.number)})
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     last = {row.number: [line[-1] for of, line in lines if of is row] for row in shown}
     at_ends(
         axes,
@@ -192,7 +194,7 @@ def _scale(set_scale: Callable[[str], None], values: Sequence[float]) -> None:
 
 
 def _columns(shown: Sequence[Row]) -> int:
-    return max(1, min(5, int(150 / (8 + max(len(row.title) for row in shown)))))
+    return max(1, min(5, int(150 / (8 + max(len(row.name) for row in shown)))))
 
 
 def _figure(count: int, height: float, shown: Sequence[Row]) -> Figure:
@@ -203,7 +205,7 @@ def _figure(count: int, height: float, shown: Sequence[Row]) -> Figure:
 
 def _legend(figure: Figure, shown: Sequence[Row], look: Callable[[Row], dict]) -> None:
     handles = [
-        matplotlib.lines.Line2D([], [], color=hue(row.number), label=f"{row.number}  {row.title}",
+        matplotlib.lines.Line2D([], [], color=hue(row.number), label=f"{row.number}  {row.name}",
                                 **look(row))
         for row in shown
     ]  # fmt: skip

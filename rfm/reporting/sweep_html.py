@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from rfm.reporting import page, sweep_figures
 from rfm.reporting.sweep import Member, read_sweep
 from rfm.reporting.sweep_rows import Row, warnings
-from rfm.reporting.sweep_table import SweepTable, sweep_table
+from rfm.reporting.sweep_tables import SweepTable, sweep_table
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def write_sweep_report(folder: str | os.PathLike[str]) -> tuple[Path, SweepTable
     folder = Path(folder)
     members = read_sweep(folder)
     for member in members:
-        for problem in member.problems:
+        for problem in member.run.problems:
             _log.warning("%s: %s", folder / member.path, problem)
     table = sweep_table(members)
     for line in warnings(table.rows):

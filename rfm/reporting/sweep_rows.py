@@ -143,8 +143,15 @@ def mean_of(values: Iterable[Value], measure: Measure) -> Mean | None:
         deviation=statistics.stdev(numbers) if len(numbers) > 1 else None,
         standard_error=None if error is None else unit * error,
         runs=len(numbers),
-        decimals=(2 if examples >= 10_000 else 1) if measure.percent else 3,
+        decimals=_decimals(measure, statistics.fmean(numbers), examples),
     )
+
+
+def _decimals(measure: Measure, value: float, examples: int) -> int:
+    """As in the table of a run; of eigenvalues in the hundreds one."""
+    if measure.percent:
+        return 2 if examples >= 10_000 else 1
+    return 3 if abs(value) < 100 else 1
 
 
 def warnings(found: Sequence[Row]) -> tuple[str, ...]:
@@ -160,8 +167,11 @@ def warnings(found: Sequence[Row]) -> tuple[str, ...]:
             for seed, paths in by_seed.items()
             if len(paths) > 1
         ]
-    protocols = [{k: v for k, v in row.settings.items() if k != "config"} for row in found]
+    protocols = [
+        {k: v for k, v in row.settings.items() if k not in sweep_settings.OF_TRAINING}
+        for row in found
+    ]
     names = [f"{row.number} {row.name}" for row in found]
     differing = sweep_settings.differences(protocols)
-    lines += [f"not measured alike: {line}" for line in sweep_settings.summary(differing, names)]
+    lines += [f"Not measured alike: {line}" for line in sweep_settings.summary(differing, names)]
     return tuple(lines)

@@ -13,7 +13,10 @@ from rfm.reporting.records import Record
 from rfm.reporting.sweep import Member
 
 Settings = Mapping[str, Mapping[str, str]]
-"""Texts by field, of "config" and of each record by its name."""
+"""Texts by field, of `OF_TRAINING` and of each record by its name."""
+
+OF_TRAINING = ("file", "config")
+"""What a run has beside its records: a config that can be read, and what it says."""
 
 _MEASURING = ("evaluation", "flatness", "snapshots", "curvature", "landscape")
 _OF_NO_EFFECT = ("config.seed", "config.data.dir", "config.train.steps_per_dispatch",
@@ -25,7 +28,12 @@ _OFF = (None, "", "0", "0.0", "false", "null", "[]", "{}")
 def settings(member: Member) -> Settings:
     """What must agree with other runs of the same method."""
     _, total = member.steps
-    found: dict[str, Mapping[str, str]] = {"config": _of_training(member.run.config)}
+    config = member.run.config
+    found: dict[str, Mapping[str, str]] = {
+        "file": {"config.json": "whole" if config else "damaged"}
+    }
+    if config:
+        found["config"] = _of_training(config)
     for record in member.records:
         protocol = {k: v for k, v in record.protocol.items() if k not in _CIRCUMSTANCES}
         at_the_end = total is not None and record.step == total
@@ -37,8 +45,6 @@ def settings(member: Member) -> Settings:
 
 
 def _of_training(config: Mapping[str, Any]) -> dict[str, str]:
-    if not config:
-        return {"config": "cannot be read"}
     trained = {key: value for key, value in config.items() if key not in _MEASURING}
     flat = flatten(trained, "config.")
     return {key: text for key, text in flat.items() if key not in _OF_NO_EFFECT}
@@ -81,7 +87,7 @@ def differences(several: Sequence[Settings]) -> dict[str, tuple[str | None, ...]
             if len({text for text in texts if text is not None}) > 1:
                 grouped.setdefault((field, texts), []).append(scope)
     return {
-        field if where == ["config"] else f"{field} of {', '.join(where)}": texts
+        field if where[0] in OF_TRAINING else f"{field} of {', '.join(where)}": texts
         for (field, texts), where in grouped.items()
     }
 

@@ -19,6 +19,7 @@ import rich.text
 from rfm.reporting.caption import all_machines, measures
 from rfm.reporting.sweep import Member
 from rfm.reporting.sweep_rows import Mean, Row, rows, sorted_by
+from rfm.reporting.sweep_settings import OF_TRAINING
 from rfm.reporting.tables import MEASURES, OPEN, SPLITS, Measure, markdown_escape, unit
 
 CSV_HEADER = (
@@ -224,7 +225,7 @@ def _caption(found: Sequence[Row]) -> tuple[str, ...]:
         fields["checkpoint"]
         for row in found
         for scope, fields in row.settings.items()
-        if scope != "config"
+        if scope not in OF_TRAINING
     )
     lines.append(f"Checkpoint: {', '.join(checkpoints)}.")
     return (*lines, *filter(None, [all_machines(records)]))
