@@ -30,7 +30,7 @@ def settings(member: Member) -> Settings:
     _, total = member.steps
     config = member.run.config
     found: dict[str, Mapping[str, str]] = {
-        "file": {"config.json": "whole" if config else "damaged"}
+        "file": {"config file": "whole" if config else "damaged"}
     }
     if config:
         found["config"] = _of_training(config)
