@@ -41,6 +41,7 @@ setup(
         "plotly",
         "rich",
         "scikit-learn",
+        "scipy",
         "submitit",
         "tensorboardX",
         "tensorflow-datasets>=4.9.10",

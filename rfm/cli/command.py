@@ -192,6 +192,15 @@ class Command:
         self.show_table()
         self.say(f"report: {path}")
 
+    def report_sweep(self) -> None:
+        """Of all runs below the folder."""
+        path, table = reporting.write_sweep_report(self.workdir)
+        for part in table.to_rich(self.console.width):
+            self.console.print(part)
+        for line in table.caption:
+            self.say(line)
+        self.say(f"report: {path.resolve()}")
+
     def show_table(self) -> None:
         if processes.is_first():
             self.show(reporting.table(reporting.read_run(self.workdir).records))

@@ -63,6 +63,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for flag in ("config", "workdir", "data_dir", "exported", "saved", "out"):
         if getattr(known, flag, None) == "":
             raise UserError(f"--{flag.replace('_', '-')} is empty; leave it out or give a value")
+    if getattr(known, "folder", None) is not None:
+        if known.workdir is not None:
+            raise UserError("DIR and --workdir are the same: give one of them")
+        if not known.folder:
+            raise UserError("DIR is empty; leave it out or give a folder")
+        known.workdir = known.folder
     if known.verb in WITHOUT_CONFIG and known.verb != "sweep" and known.overrides:
         raise UserError(f"unknown flag {known.overrides[0]!r}; rfm {known.verb} takes no config")
     return known
@@ -257,11 +263,15 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--out", metavar="FILE", help="where to (default: WORKDIR/exported/NAME-STEP.npz)"
     )
     _checkpoint_flag(export)
-    verb(
+    report = verb(
         "report",
-        "report.html from what is in the workdir",
+        "report.html of a run, or of all runs below a folder",
         "Draws report.html, its figures (PNG and SVG) and the table (CSV and Markdown) from\n"
-        "the metrics and records in the workdir. Needs no model and no device.",
+        "metrics and records. Needs no model and no device. Of a folder of runs, at any depth,\n"
+        "it is one report of all: means over seeds, RLoss against flatness, training curves.",
+    )
+    report.add_argument(
+        "folder", metavar="DIR", nargs="?", help="a run or a folder of runs; the same as --workdir"
     )
     data = verb(
         "data",

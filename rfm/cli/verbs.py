@@ -203,7 +203,11 @@ def _export(arguments: argparse.Namespace, stop: Stop) -> int:
 
 
 def _report(arguments: argparse.Namespace, stop: Stop) -> int:
-    Command(arguments, stop).report()
+    command = Command(arguments, stop)
+    if reporting.is_run(command.workdir):
+        command.report()
+    else:
+        command.report_sweep()
     return 0
 
 

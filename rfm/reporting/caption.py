@@ -30,13 +30,31 @@ def caption(records: Sequence[Record]) -> tuple[str, ...]:
     lines = ["± is one standard error; – was not measured. Lower is better (eigenvalues apart)."]
     measured: list[str] = []
     for checkpoint, there in checkpoints.items():
-        new = [line for line in _measures(there) if line not in measured]
+        new = [line for line in measures(there) if line not in measured]
         lines += [f"At {checkpoint}: {line}" for line in new] if measured else new
         measured += new
     lines.append(f"Checkpoint: {'; '.join(checkpoints)}.")
     if machines := "; ".join(_distinct(records, _machine)):
         lines.append(f"Measured with {machines}.")
     return tuple(lines)
+
+
+def all_machines(records: Iterable[Record]) -> str:
+    """What many records were measured with: of each part all that there are.
+
+    Which goes with which is not said; a caption of one run does.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for record in records:
+        for name, part in _machine_parts(record).items():
+            found.setdefault(name, {})[part] = None
+    named = [" or ".join(_first_few(list(parts))) for parts in found.values()]
+    return f"Measured with {', '.join(named)}." if named else ""
+
+
+def _first_few(parts: Sequence[str], count: int = 4) -> list[str]:
+    others = len(parts) - count
+    return [*parts[:count], f"{others} others"] if others > 1 else list(parts)
 
 
 def _position(record: Record) -> tuple[int, bool, str]:
@@ -52,8 +70,8 @@ def _distinct(records: Iterable[Record], text: Callable[[Record], str]) -> dict[
     return groups
 
 
-def _measures(records: Sequence[Record]) -> Iterator[str]:
-    """Lines on evaluation, average- and worst-case flatness at one checkpoint."""
+def measures(records: Sequence[Record]) -> Iterator[str]:
+    """Lines on evaluation, average- and worst-case flatness, without the checkpoint."""
     evaluations = [record for record in records if record.kind == "evaluation"]
     if clean := _examples(evaluations, "err"):
         yield f"Err and Loss: {clean}."
@@ -77,7 +95,7 @@ def _measures(records: Sequence[Record]) -> Iterator[str]:
         for weights, group in groups.items():
             title = f"{case.capitalize()}-case flatness"
             if len(groups) > 1:
-                names = (record.name.removeprefix(start) for record in group)
+                names = dict.fromkeys(record.name.removeprefix(start) for record in group)
                 title += f" ({', '.join(names)})"
             parts = [weights, *_distinct(group, _inputs), _samples(group)]
             yield f"{title}: {'; '.join(filter(None, parts))}."
@@ -148,23 +166,30 @@ def _first(records: Iterable[Record]) -> str:
 
 def _machine(record: Record) -> str:
     """Seed, numerics, device and software."""
+    return ", ".join(_machine_parts(record).values())
+
+
+def _machine_parts(record: Record) -> dict[str, str]:
     protocol = record.protocol
-    parts = listed(
-        {key: protocol.get(key) for key in ("seed", "dtype", "exported", "matmul_precision")},
-        seed="seed {}",
-        dtype="{}",
-        exported="exported model {:.12}",
-        matmul_precision="matmul precision {}",
-    )
+    parts = {
+        key: text.format(protocol[key])
+        for key, text in (
+            ("seed", "seed {}"),
+            ("dtype", "{}"),
+            ("exported", "exported model {:.12}"),
+            ("matmul_precision", "matmul precision {}"),
+        )
+        if protocol.get(key) is not None
+    }
     device = protocol.get("device") or {}
     kind, platform = device.get("kind"), device.get("platform")
     if kind or platform:
         named = f"{platform} ({kind})" if kind and platform not in (None, kind) else ""
-        parts.append(f"{device.get('count', 1)} × {named or kind or platform}")
+        parts["device"] = f"{device.get('count', 1)} × {named or kind or platform}"
     versions = protocol.get("versions") or {}
-    parts.extend(f"{package} {version}" for package, version in versions.items())
+    parts |= {package: f"{package} {version}" for package, version in versions.items()}
     if git := protocol.get("git"):
         revision = git.get("revision") if isinstance(git, Mapping) else git
         short = re.sub(r"\b([0-9a-f]{12})[0-9a-f]+", r"\1", str(revision))
-        parts.append(f"git {short}")
-    return ", ".join(parts)
+        parts["git"] = f"git {short}"
+    return parts

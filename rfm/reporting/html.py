@@ -11,7 +11,6 @@ The same working directory gives the same bytes: there is no date in any of them
 file is replaced at once or not at all, also when the process is killed while it writes.
 """
 
-import importlib.resources
 import json
 import logging
 import os
@@ -19,19 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from rfm.errors import UserError
 from rfm.reporting import (
     figures,
     gallery,
     landscapes,
+    page,
     protocol,
     scatter,
     spectrum,
-    style,
     surface3d,
     through_training,
     variants,
@@ -95,49 +92,24 @@ def _protocol_records(run: Run) -> list[Record]:
 
 def render(run: Run, results: ResultsTable | None, svgs: Mapping[str, str]) -> str:
     """The HTML page, its figures given as SVG."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    files = importlib.resources.files(__package__)
-    template = environment.from_string(files.joinpath("report.html.j2").read_text(encoding="utf-8"))
     examples = _examples(run)
     surface_3d = surface3d.interactive(run.records)
     shared, own = protocol.comparison(_protocol_records(run))
-    return template.render(
+    return page.render(
+        "report.html.j2",
+        svgs,
         run=run,
         summary=summary(run, results),
         results=results,
         table=Markup(results.to_html()) if results else None,
-        svgs={name: Markup(style.inline_svg(svg, name)) for name, svg in svgs.items()},
         alt=ALT,
         amplification=gallery.amplification(examples) if examples else None,
         shared=shared,
         own=own,
         config=json.dumps(run.config, indent=2, default=str) if run.config else None,
-        colours=style.COLOURS,
         variants=[Markup(small.to_html()) for small in variants.tables(_last(run))],
         surface_3d=Markup(surface_3d) if surface_3d else None,
     )
-
-
-def _write(path: Path, content: str | bytes | None) -> None:
-    """Replaces `path` at once, or removes it where there is no content."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if content is None:
-            path.unlink(missing_ok=True)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_report(workdir: str | os.PathLike[str]) -> Path:
@@ -159,16 +131,9 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     for problem in run.problems:
         _log.warning("%s%s%s", workdir, os.sep, problem)
     results = table(run.records)
-    drawn = report_figures(run)
-    svgs = {name: style.svg(figure) for name, figure in drawn.items()}
-    contents: dict[str, str | bytes | None] = {}
-    for name in ALT:
-        figure = drawn.get(name)
-        contents[f"report/figures/{name}.svg"] = svgs.get(name)
-        contents[f"report/figures/{name}.png"] = style.png(figure) if figure else None
+    svgs, contents = page.figure_files(ALT, report_figures(run))
     contents["report/table.csv"] = results.to_csv() if results else None
     contents["report/table.md"] = results.to_markdown() if results else None
     contents["report.html"] = render(run, results, svgs)
-    for name, content in contents.items():
-        _write(Path(workdir) / name, content)
+    page.write_all(Path(workdir), contents)
     return Path(workdir) / "report.html"

@@ -39,12 +39,34 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
     Raises:
       UserError: there is no such directory, or nothing in it to report.
     """
+    run = read_what_is_there(workdir)
+    if not (run.records or run.metrics.train or run.metrics.validation):
+        reason = f" ({'; '.join(run.problems)})" if run.problems else ""
+        raise UserError(
+            f"{workdir}: nothing to report yet{reason}; "
+            f"run `rfm train --workdir {workdir}` or `rfm run --workdir {workdir}`"
+        )
+    return run
+
+
+def read_what_is_there(workdir: str | os.PathLike[str], *, snapshots: bool = True) -> Run:
+    """The same as `read_run` of a run that may have nothing yet.
+
+    Args:
+      workdir: of the run.
+      snapshots: read their records, too. Most of a long run's are of snapshots.
+
+    Raises:
+      UserError: there is no such directory, or its metrics cannot be read.
+    """
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such directory; `rfm run` makes one")
     problems: list[str] = []
     records: list[Record] = []
     for path in sorted(workdir.glob("records/*/*.json")):
+        if not snapshots and path.stem.endswith("-snapshot"):
+            continue
         try:
             records.append(read_record(path))
         except UserError as error:
@@ -64,12 +86,6 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
             problems.append("config.json: not a config of rfm")
 
     problems = [problem.removeprefix(f"{workdir}{os.sep}") for problem in problems]
-    if not (records or metrics.train or metrics.validation):
-        reason = f" ({'; '.join(problems)})" if problems else ""
-        raise UserError(
-            f"{workdir}: nothing to report yet{reason}; "
-            f"run `rfm train --workdir {workdir}` or `rfm run --workdir {workdir}`"
-        )
     names = [config.get("name"), *(record.run for record in records)]
     name = next((str(name) for name in names if name), workdir.resolve().name)
     return Run(name, tuple(records), metrics, config, tuple(problems))

@@ -120,7 +120,15 @@ def _cell(value: Value, percent: bool) -> Cell:
     )
 
 
-def _markdown_escape(text: str) -> str:
+def unit(measure: Measure) -> str:
+    """What its numbers are in."""
+    if measure.record.startswith("curvature"):
+        return "nats per squared weight"
+    return "percent" if measure.percent else "nats"
+
+
+def markdown_escape(text: str) -> str:
+    """`text` as Markdown shows it literally."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text)
 
 
@@ -179,9 +187,9 @@ class ResultsTable:
 
     def to_markdown(self) -> str:
         """A heading, a pipe table, and the caption as a list."""
-        header = ["", *(_markdown_escape(column.title) for column in self.columns)]
+        header = ["", *(markdown_escape(column.title) for column in self.columns)]
         lines = [
-            f"# Results of {_markdown_escape(self.name)}",
+            f"# Results of {markdown_escape(self.name)}",
             "",
             "| " + " | ".join(header) + " |",
             "|:--" + "|--:" * len(self.columns) + "|",
@@ -190,7 +198,7 @@ class ResultsTable:
                 for row, cells in self.rows
             ),
             "",
-            *(f"- {_markdown_escape(line)}" for line in self.caption),
+            *(f"- {markdown_escape(line)}" for line in self.caption),
         ]
         return "\n".join(lines) + "\n"
 
@@ -200,15 +208,13 @@ class ResultsTable:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(CSV_HEADER)
         for measure, cells in self.rows:
-            unit = "percent" if measure.percent else "nats"
-            unit = "nats per squared weight" if measure.record.startswith("curvature") else unit
             for column, cell in zip(self.columns, cells, strict=True):
                 if cell.value is None:
                     continue
                 error = cell.standard_error
                 writer.writerow(
                     [
-                        *(self.name, measure.label, unit, column.split, column.checkpoint),
+                        *(self.name, measure.label, unit(measure), column.split, column.checkpoint),
                         *(column.step, "" if column.epoch is None else column.epoch),
                         *(f"{cell.value:.9g}", "" if error is None else f"{error:.9g}"),
                         "" if cell.examples is None else cell.examples,

@@ -304,6 +304,11 @@ WORKDIRS = [
         for verb in ("evaluate", "flatness")
     ],
     refused("report --workdir {place}", "nothing to report"),
+    refused("report {place}", "nothing to report", "a folder of runs", installed=True),
+    refused("report {new}", "no such directory"),
+    refused("report {place} --workdir {new}", "DIR and --workdir are the same"),
+    refused("report ''", "DIR is empty"),
+    refused("report {place} again", "unexpected argument 'again'"),
     *[
         refused(f"{verb} --workdir {{old}}", "no checkpoint", "rfm train", setup=make)
         for verb in ("evaluate", "flatness")

@@ -145,7 +145,7 @@ FLAGS = {
     "curvature": ["--config", "--workdir", *MEASURE, "--rloss", "--density"],
     "landscape": ["--config", "--workdir", *MEASURE, "--kinds", "--losses", "--beside"],
     "compare": ["--level", "--help"],
-    "report": ["--config", "--workdir", "--help"],
+    "report": ["--config", "--workdir", "--help", "DIR"],
     "data": ["--data-dir", "--help", "prepare", "show"],
 }
 

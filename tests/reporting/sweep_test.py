@@ -1,0 +1,354 @@
+"""A folder of runs: what is found, what is averaged, and what is not."""
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rfm.errors import UserError
+from rfm.reporting import read_sweep, sweep_figures, sweep_table, write_sweep_report
+from rfm.reporting.labels import spread
+from rfm.reporting.sweep import is_run
+from rfm.reporting.sweep_rows import rows, warnings
+
+
+@pytest.fixture
+def sweep(tmp_path, files):
+    """`sweep(path, name, seed, ...)` makes a run below the folder `sweep.folder`."""
+    folder, make = tmp_path / "runs", type(files)
+
+    def run(path, name="at", seed=0, *, rerr=0.5, rloss=2.0, flat=None, trained=60, **config):
+        workdir = folder / path
+        workdir.mkdir(parents=True)
+        made = make(workdir)
+        made.config(name=name, seed=seed, train={"epochs": 60}, **config)
+        lines = ((epoch, 100 * epoch, (80 - epoch) / 100) for epoch in (20, 40, 60))
+        made.metrics(
+            *(
+                {"kind": "validation", "step": step, "epoch": epoch, "rerr": error}
+                for epoch, step, error in lines
+                if epoch <= trained
+            )
+        )
+        if rerr is not None:
+            entry = make.evaluation("test", run=name)
+            del entry["adversarial"]
+            entry["values"]["rerr"]["value"] = rerr
+            entry["values"]["rloss"]["value"] = rloss
+            made.records(entry)
+        if flat is not None:
+            made.records(
+                make.flatness("average", "rloss", flat, 0.1, run=name),
+                make.flatness("worst", "rloss", 100 - flat, 0.1, run=name),
+            )
+        return made
+
+    run.folder = folder
+    return run
+
+
+def edit(made, name, change):
+    """Changes a record on disk."""
+    (path,) = made.workdir.glob(f"records/*/{name}.json")
+    entry = json.loads(path.read_text())
+    change(entry)
+    path.write_text(json.dumps(entry))
+
+
+def test_means_and_deviations_are_over_seeds(sweep):
+    for seed, rerr in enumerate((0.50, 0.60, 0.70)):
+        sweep(f"at-{seed}", "at", seed, rerr=rerr, flat=seed)
+    sweep("trades", "trades", rerr=0.55)
+    table = sweep_table(read_sweep(sweep.folder))
+    trades, at = table.rows
+    assert (trades.name, at.name) == ("trades", "at"), "sorted by RErr"
+    mean = at.means["RErr", "test"]
+    assert (mean.value, mean.deviation, mean.runs) == pytest.approx((60, 10, 3))
+    flatness = at.means["Average-case flatness of RLoss", "test"]
+    assert (flatness.value, flatness.deviation) == pytest.approx((1, 1))
+    texts = {
+        (row.name, measure.label): table.text(row, measure, split)
+        for row in table.rows
+        for part in table.parts
+        for measure, split in part.columns
+    }
+    assert texts["at", "RErr"] == "60.0 ± 10.0"
+    assert texts["trades", "RErr"] == "55.0", "one run has no deviation"
+    assert texts["trades", "Average-case flatness of RLoss"] == "–"
+    assert "standard deviation over the runs of a method" in table.caption[0]
+
+
+def test_of_single_runs_the_standard_error_is_shown_and_named(sweep):
+    sweep("at", rerr=0.61)
+    table = sweep_table(read_sweep(sweep.folder))
+    ((measure, split),) = [c for c in table.parts[0].columns if c[0].label == "RErr"]
+    assert table.text(table.rows[0], measure, split) == "61.0 ± 1.5"
+    assert "standard error over its examples" in table.caption[0]
+
+
+def test_a_value_that_a_seed_lacks_is_not_filled_in(sweep):
+    sweep("a", seed=0, flat=1.0)
+    sweep("b", seed=1, flat=3.0)
+    sweep("c", seed=2)
+    table = sweep_table(read_sweep(sweep.folder))
+    (row,) = table.rows
+    text = "2.000 ± 1.414 (2)"
+    assert text in table.to_markdown().replace("\\", "")
+    assert row.means["RErr", "test"].runs == 3
+    assert "In parentheses" in " ".join(table.caption)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        (
+            "evaluation-test",
+            lambda e: e["protocol"]["attack"].update(restarts=1),
+            "attack.restarts of evaluation-test = 1",
+        ),
+        (
+            "evaluation-test",
+            lambda e: e["protocol"]["attack"].update(epsilon=4 / 255),
+            "attack.epsilon of evaluation-test = 0.0156863",
+        ),
+        (
+            "evaluation-test",
+            lambda e: e["protocol"]["examples"].update(count=100),
+            "examples.count of evaluation-test = 100",
+        ),
+        (
+            "flatness-average-rloss-test",
+            lambda e: e["protocol"]["ball"].update(radius=1.0),
+            "ball.radius of flatness-average-rloss-test = 1",
+        ),
+        (
+            "evaluation-test",
+            lambda e: e.update(checkpoint="best", epoch=30.0),
+            "checkpoint of evaluation-test = best",
+        ),
+    ],
+)
+def test_other_protocols_are_not_averaged(sweep, name, change, says):
+    for seed in range(3):
+        made = sweep(f"at-{seed}", seed=seed, rerr=0.5 + seed / 10, flat=seed + 1)
+    edit(made, name, change)
+    if "best" in says:  # of an earlier checkpoint there is nothing else
+        shutil.rmtree(made.workdir / "records")
+        entry = made.evaluation("test", checkpoint="best", step=3000, epoch=30.0)
+        made.records(entry | {"adversarial": None})
+    found = rows(read_sweep(sweep.folder))
+    assert sorted(len(row.members) for row in found) == [1, 2]
+    other = next(row for row in found if len(row.members) == 1)
+    assert says in other.apart
+    assert any(says.partition(" = ")[0] in line for line in warnings(found))
+    assert says in sweep_table(read_sweep(sweep.folder)).to_csv()
+
+
+def test_other_machines_and_versions_are_no_other_protocol(sweep):
+    sweep("a", seed=0)
+    made = sweep("b", seed=1)
+    where = {"device": {"platform": "gpu"}, "versions": {"jax": "9"}, "git": "f"}
+    edit(made, "evaluation-test", lambda e: e["protocol"].update(where))
+    edit(made, "evaluation-test", lambda e: e["protocol"]["attack"].update(momentum=0.0))
+    (row,) = rows(read_sweep(sweep.folder))
+    assert len(row.members) == 2
+    assert warnings([row]) == ()
+
+
+def test_other_training_under_the_same_name_is_a_row_of_its_own(sweep):
+    sweep("a", seed=0, model={"width": 16}, data={"source": "digits"})
+    sweep("b", seed=1, model={"width": 64}, data={"source": "cifar10"})
+    sweep("c", seed=2, model={"width": 64}, data={"source": "cifar10", "dir": "/elsewhere"})
+    found = {len(row.members): row for row in rows(read_sweep(sweep.folder))}
+    assert found[1].apart == ("data.source = digits", "and 1 more")
+    assert found[2].apart == ("data.source = cifar10", "and 1 more")
+    assert [member.path for member in found[2].members] == ["b", "c"]
+
+
+def test_a_seed_that_counts_twice_is_told(sweep):
+    sweep("a", seed=0)
+    sweep("b", seed=0)
+    (line,) = warnings(rows(read_sweep(sweep.folder)))
+    assert line == "at: seed 0 counts 2 times (a, b)"
+
+
+def test_rows_are_by_autoattack_if_all_have_it(sweep, files):
+    def attacked(made, rerr):
+        entry = files.evaluation("test") | {"kind": "attack", "name": "attack-autoattack-test"}
+        made.records(entry | {"adversarial": None, "values": {"rerr": {"value": rerr}}})
+
+    attacked(sweep("a", "first-by-pgd", rerr=0.4), 0.7)
+    second = sweep("b", "first-by-autoattack", rerr=0.5)
+    assert rows(read_sweep(sweep.folder))[0].name == "first-by-pgd"
+    attacked(second, 0.6)
+    assert rows(read_sweep(sweep.folder))[0].name == "first-by-autoattack"
+
+
+def test_runs_are_found_at_any_depth_and_nothing_else_is(sweep):
+    sweep("at/digits/seed-0")
+    sweep("b", "trades")
+    sweep(".sweep/hidden")
+    sweep("b/below-a-run")
+    (sweep.folder / "model").mkdir()
+    (sweep.folder / "model/config.json").write_text('{"hidden_size": 3}')
+    (sweep.folder / "again").symlink_to(sweep.folder)
+    assert [member.path for member in read_sweep(sweep.folder)] == ["at/digits/seed-0", "b"]
+    assert is_run(sweep.folder / "b")
+    assert not is_run(sweep.folder)
+
+
+def test_runs_say_how_far_they_are_and_what_they_lack(sweep):
+    for name in ("a", "b", "c"):
+        sweep(name, seed=ord(name), flat=1.0)
+    sweep("half", rerr=None, trained=40)
+    sweep("trained", rerr=None)
+    sweep("none", rerr=None, trained=0)
+    broken = sweep("broken", flat=1.0)
+    (broken.workdir / "records/00006000/evaluation-test.json").write_text("{")
+    (broken.workdir / "records/00006000/attack-autoattack-test.progress.npz").touch()
+    damaged = sweep.folder / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{")
+    found = {member.path: member for member in read_sweep(sweep.folder)}
+    assert found["a"].progress == "finished, 6,000 steps"
+    assert found["a"].problems == ()
+    assert found["half"].progress == "at step 4,000 of 6,000"
+    assert not found["half"].finished
+    assert found["trained"].problems == ("not evaluated",)
+    assert found["none"].progress == "not begun"
+    assert [problem.split(" ")[0] for problem in found["broken"].problems] == [
+        "records/00006000/evaluation-test.json:",
+        "attack-autoattack-test",
+        "not",
+    ]
+    assert "config.json: not a JSON file" in found["damaged"].problems[0]
+    assert all("damaged" not in m.path for row in rows(found.values()) for m in row.members)
+
+
+def test_a_folder_without_runs_is_a_users_mistake(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="nothing to report yet.*folder of runs") as caught:
+        read_sweep(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no such directory"):
+        read_sweep(tmp_path / "nowhere")
+
+
+def test_correlations_are_those_of_the_runs(sweep):
+    """By hand: deviations of x are -1, 0, 1, 0, of y -2, -1, 2, 1; of the ranks -1.5, 0, 1.5, 0
+    and -1.5, -0.5, 1.5, 0.5.
+    """
+    for seed, (flat, rloss) in enumerate([(1, 1), (2, 2), (3, 5), (2, 4)]):
+        sweep(f"{seed}", "at" if seed < 2 else "trades", seed, rloss=rloss, flat=flat)
+    found = rows(read_sweep(sweep.folder))
+    x, y = ("flatness-average-rloss-test", "flatness"), ("evaluation-test", "rloss")
+    of = sweep_figures.points(found, x, y)
+    assert sorted(zip(of.x, of.y, strict=True)) == [(1, 1), (2, 2), (2, 4), (3, 5)]
+    coefficients = sweep_figures.correlation(of.x, of.y)
+    assert coefficients.pearson == pytest.approx(4 / math.sqrt(2 * 10))
+    assert coefficients.spearman == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    assert coefficients.runs == 4
+    figure = sweep_figures.loss_against_flatness(found)
+    average, worst = figure.axes
+    assert average.get_title(loc="left") == "Pearson 0.89, Spearman 0.95, n = 4"
+    assert worst.get_title(loc="left").startswith("Pearson \N{MINUS SIGN}0.89")
+    assert {text.get_text() for text in average.texts} == {"1", "2"}
+
+
+def test_too_few_or_constant_points_have_no_correlation():
+    assert sweep_figures.correlation([1, 2], [1, 2]) is None
+    assert sweep_figures.correlation([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_points_of_another_radius_are_left_out_and_counted(sweep):
+    for seed in range(4):
+        made = sweep(f"{seed}", seed=seed, rloss=seed, flat=seed + 1)
+    edit(made, "flatness-average-rloss-test", lambda e: e["protocol"]["ball"].update(radius=0.75))
+    figure = sweep_figures.loss_against_flatness(rows(read_sweep(sweep.folder)))
+    average, worst = (axes.get_title(loc="left") for axes in figure.axes)
+    assert average.endswith("n = 3\n1 measured otherwise and left out")
+    assert worst.endswith("n = 4")
+
+
+def test_every_run_has_a_training_curve_in_the_colour_of_its_method(sweep):
+    for seed in range(2):
+        sweep(f"at-{seed}", "at", seed, rerr=0.5)
+    sweep("trades", "trades", rerr=0.4, trained=40)
+    figure = sweep_figures.training_curves(rows(read_sweep(sweep.folder)))
+    lines = figure.axes[0].lines
+    assert [line.get_color() for line in lines] == [sweep_figures.hue(n) for n in (1, 2, 2)]
+    np.testing.assert_allclose(lines[0].get_xydata(), [[20, 60], [40, 40]])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["1  trades", "2  at"]
+
+
+def test_seventy_methods_look_different():
+    numbers = range(1, 71)
+    assert len({(sweep_figures.hue(n), sweep_figures.marker(n)) for n in numbers}) == 70
+    assert len({(sweep_figures.hue(n), sweep_figures.dash(n)) for n in numbers}) == 70
+
+
+def test_labels_are_moved_apart_as_little_as_possible():
+    np.testing.assert_allclose(spread([0, 0, 10], 2), [-1, 1, 10])
+    np.testing.assert_allclose(spread([0, 5, 10], 2), [0, 5, 10])
+    moved = spread(np.sort(np.random.default_rng(0).uniform(0, 50, 40)), 3)
+    assert np.diff(moved).min() >= 3 - 1e-9
+
+
+def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
+    for seed in range(3):
+        sweep(f"at {seed}", seed=seed, rloss=seed, flat=seed + 1)
+    odd = sweep("odd", "<script>|at", rerr=0.3)
+    (odd.workdir / "report.html").touch()
+    (sweep.folder / "at 1/report.html").touch()
+    (sweep.folder / "at 2/records/00006000/evaluation-test.json").write_text("{")
+    path, table = write_sweep_report(sweep.folder)
+    text = path.read_text(encoding="utf-8")
+    assert path == sweep.folder / "report.html"
+    assert "<script" not in text
+    assert "&lt;script&gt;|at" in text
+    assert not re.search(r"url\((?!#)|@import|\bon\w+=|\bsrc=", text)
+    links = [link for link in re.findall(r'href="([^"]*)"', text) if not link.startswith("#")]
+    assert links == ["at%201/report.html", "odd/report.html"]
+    assert text.count("<svg") == 2
+    assert "evaluation-test.json: not a JSON file" in text
+    assert str(sweep.folder) not in text
+    assert "evaluation-test.json" in caplog.text
+    made = {str(f.relative_to(sweep.folder)) for f in (sweep.folder / "report").rglob("*.*")}
+    assert made == {
+        *("report/table.csv", "report/table.md"),
+        *(f"report/figures/{n}.{kind}" for n in ("against", "training") for kind in ("png", "svg")),
+    }
+    before = path.read_bytes()
+    write_sweep_report(sweep.folder)
+    assert path.read_bytes() == before, "also beside a report"
+
+
+def test_every_form_of_the_table_has_every_cell(sweep):
+    for seed in range(2):
+        sweep(f"at-{seed}", "[bold]at", seed, rerr=0.5 + seed / 10, flat=seed)
+    table = sweep_table(read_sweep(sweep.folder))
+    console = Console(width=60, file=io.StringIO(), color_system=None)
+    for part in table.to_rich(60):
+        console.print(part)
+    terminal = console.file.getvalue()
+    forms = [terminal, table.to_markdown().replace("\\", ""), "".join(table.to_html().values())]
+    (row,) = table.rows
+    for part in table.parts:
+        for measure, split in part.columns:
+            for form in forms:
+                assert table.text(row, measure, split) in form
+    assert all("[bold]at" in form for form in forms)
+    assert max(map(len, terminal.splitlines())) <= 60
+    assert "…" not in terminal
+    lines = list(csv.DictReader(io.StringIO(table.to_csv())))
+    rerr = next(line for line in lines if line["measure"] == "RErr")
+    assert float(rerr["mean"]) == pytest.approx(55)
+    assert float(rerr["standard_deviation"]) == pytest.approx(math.sqrt(50))
+    assert (rerr["runs"], rerr["standard_error"]) == ("2", "")
