@@ -57,7 +57,7 @@ def main() -> int:
     for each in options.milliseconds:
         calls[f"{each:g} ms an image"] = _side(options, each)
     seconds = harness.in_turns(calls, options.repeats)
-    environment = report.environment()
+    environment = report.describe_environment()
     found = {"settings": vars(options), "seconds": seconds, "environment": environment}
     RESULTS.mkdir(parents=True, exist_ok=True)
     name = report.slug(environment["cpu"], environment["cores"])

@@ -131,22 +131,31 @@ def test_shipped_configs_pass_their_own_checks(here, config, method):
 
 
 MEASURE = ("--checkpoint", "--again", "--exported", "--help")
+JOB = ("--coordinator", "--processes", "--process", "--distributed")
 FLAGS = {
     "": ["--version", "--help"],
-    "run": ["--config", "--workdir", "--checkpoint", "--again", "--no-snapshots", "--help"],
-    "train": ["--config", "--workdir", "--help"],
-    "evaluate": ["--config", "--workdir", *MEASURE],
+    "run": [
+        *("--config", "--workdir", "--checkpoint", "--again", "--no-snapshots", "--help"),
+        *("--memory", *JOB),
+    ],
+    "train": ["--config", "--workdir", "--help", "--memory", *JOB],
+    "evaluate": ["--config", "--workdir", *MEASURE, *JOB],
     "flatness": [
-        *("--config", "--workdir", *MEASURE, "--no-snapshots"),
+        *("--config", "--workdir", *MEASURE, "--no-snapshots", *JOB),
         *("--average-radii", "--worst-radii", "--rescale"),
     ],
-    "attack": ["--config", "--workdir", *MEASURE, "--attack", "--split", "--saved"],
+    "attack": ["--config", "--workdir", *MEASURE, "--attack", "--split", "--saved", *JOB],
     "export": ["--config", "--workdir", "--checkpoint", "--out", "--help"],
-    "curvature": ["--config", "--workdir", *MEASURE, "--rloss", "--density"],
-    "landscape": ["--config", "--workdir", *MEASURE, "--kinds", "--losses", "--beside"],
+    "curvature": ["--config", "--workdir", *MEASURE, "--rloss", "--density", *JOB],
+    "landscape": ["--config", "--workdir", *MEASURE, "--kinds", "--losses", "--beside", *JOB],
+    "sweep": [
+        *("--config", "--methods", "--seeds", "--workdir", "--executor", "--parallel", "--retries"),
+        *("--gpus-per-run", "--cpus-per-run", "--hours", "--slurm-partition", "--slurm-account"),
+        *("--slurm", "--dry-run", "--help"),
+    ],
     "compare": ["--level", "--help"],
     "report": ["--config", "--workdir", "--help", "DIR"],
-    "data": ["--data-dir", "--help", "prepare", "show"],
+    "data": ["--data-dir", "--out", "--exported", "--help", "prepare", "show", "convert"],
 }
 
 
