@@ -13,6 +13,9 @@ Does `rfm run` for every config, method and seed; config fields can be changed a
 What is done is not done again: the same command goes on after any stop, and finds its jobs on
 Slurm again. Runs that were preempted or lost are started again, runs that failed are listed
 with the reason. `rfm report DIR` then draws all of them.
+
+exit status: 0 all runs are done; 1 some failed; 2 a flag or config is wrong; 130 or 143 stopped
+by SIGINT or SIGTERM (runs here save their state; jobs of Slurm stay).
 """
 
 
