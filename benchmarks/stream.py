@@ -23,7 +23,7 @@ from benchmarks import harness, report
 from rfm.cli.environment import arrange
 
 RESULTS = Path(__file__).parent / "results" / "stream"
-BEGIN, END = "<!-- stream -->", "<!-- /stream -->"
+BEGIN, END = "<!-- stream: written by benchmarks.stream -->", "<!-- end of stream -->"
 ON_DEVICE = "all on the device"
 
 

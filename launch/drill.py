@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 
-SECONDS = 300.0  # for a start, or for the rest of a run
+SECONDS = 900.0  # for a start, or for the rest of a run
 TRAINING = (
     *("--config", "digits:at", "--config.model.width=8", "--config.adversary.steps=2"),
     *("--config.data.train_examples=640", "--config.train.batch_size=64"),
@@ -34,7 +34,7 @@ def main() -> int:
     """The drill; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=150, help="enough for all kills")
+    parser.add_argument("--epochs", type=int, default=100, help="enough for all kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="to keep both runs (default: temporary)")
     arguments = parser.parse_args()
@@ -59,7 +59,7 @@ def disturb(workdir: Path, flags: tuple[str, ...], kills: int, chance: random.Ra
     for number in range(1, kills + 1):
         processes = start(workdir, flags)
         wait_for_progress(processes, workdir)
-        time.sleep(chance.uniform(0, 8))
+        time.sleep(chance.uniform(0, 5))
         victim = chance.randrange(len(processes))
         processes[victim].send_signal(signal.SIGKILL)
         killed = time.monotonic()
