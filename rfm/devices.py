@@ -102,10 +102,15 @@ def _put(tree: PyTree, mesh: Mesh | None, spec: tuple[Any, ...]) -> PyTree:
 def _spread(sharding: NamedSharding, leaf: Any) -> jax.Array:
     """This process's part of an array that all processes have, or are computing."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return jax.jit(lambda v: v, out_shardings=sharding)(leaf)
+        return _moved_to(sharding)(leaf)
     is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     whole = leaf if is_key else np.asarray(leaf)
     return jax.make_array_from_callback(whole.shape, sharding, lambda part: whole[part])
+
+
+@functools.lru_cache(maxsize=32)
+def _moved_to(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda v: v, out_shardings=sharding)
 
 
 def _gather(leaf: Any) -> Any:

@@ -46,24 +46,35 @@ def by_first(function: Callable[[], Any]) -> Any:
         return function()
     if not is_first():
         told: dict[str, Any] = json.loads(_from_first(b""))
-        if told["error"] == "user":
-            raise UserError(told["value"], told=True)
-        if told["error"] == "system":
-            raise OSError(*told["value"])
-        return told["value"]
+        kind, value = told["error"], told["value"]
+        if kind == "user":
+            raise UserError(value, told=True)
+        if kind == "system":
+            error = OSError(*value)
+            error.told = True  # type: ignore[attr-defined]
+            raise error
+        if kind:
+            raise RuntimeError(f"on process 0: {value}")
+        return value
     try:
         value = function()
-    except UserError as error:
-        error.told = True
-        _from_first(json.dumps({"error": "user", "value": str(error)}).encode())
+        content = json.dumps({"error": "", "value": value})
+    except Exception as error:
+        kind, value = _described(error)
+        _from_first(json.dumps({"error": kind, "value": value}).encode())
+        if kind != "defect":
+            error.told = True  # type: ignore[attr-defined]
         raise
-    except OSError as error:
-        value = (error.errno, error.strerror, str(error.filename or ""))
-        _from_first(json.dumps({"error": "system", "value": value}).encode())
-        raise
-    content = json.dumps({"error": "", "value": value})
     _from_first(content.encode())
     return json.loads(content)["value"]  # the same on all: JSON has no tuples
+
+
+def _described(error: Exception) -> tuple[str, Any]:
+    if isinstance(error, UserError):
+        return "user", str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return "system", (error.errno, error.strerror, str(error.filename or ""))
+    return "defect", repr(error)
 
 
 def bytes_by_first(function: Callable[[], bytes | None]) -> bytes | None:

@@ -29,6 +29,7 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 _MEASURING = frozenset({"evaluation", "flatness", "snapshots", "curvature", "landscape"})
+_NEUTRAL = (("data", "stream"), ("model", "remat"))  # how it is computed, not what
 
 
 def claim(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -153,6 +154,8 @@ def _training_part(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in config.items() if k not in _MEASURING}
     # As JSON sees it: tuples are lists there.
     loaded: dict[str, Any] = json.loads(json.dumps(kept))
+    for section, field in _NEUTRAL:
+        loaded.get(section, {}).pop(field, None)
     return loaded
 
 

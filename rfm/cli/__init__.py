@@ -7,6 +7,7 @@ one job. A library import does none of it.
 
 import argparse
 import io
+import json
 import sys
 from collections.abc import Sequence
 
@@ -40,33 +41,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
 
 
-def _guarded(known: argparse.Namespace, stop: Stop) -> int:
+def _guarded(known: argparse.Namespace, stop: Stop) -> job.Outcome:
     """Runs the verb; what its user is to know of is one line and a status."""
     try:
-        return _run(known, stop)
+        return job.Outcome(_run(known, stop))
     except UserError as error:
-        return _fail(str(error), told=error.told)
+        told = error.told
+        return job.Outcome(_fail(str(error), told=told), agreed=told)
     except OSError as error:
         if error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror}; what was saved before is kept")
+        told = getattr(error, "told", False)
+        line = f"{where}{error.strerror}; what was saved before is kept"
+        return job.Outcome(_fail(line, told=told), agreed=told)
     except (JaxRuntimeError, MemoryError) as error:
         if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         what = str(error).removeprefix("RESOURCE_EXHAUSTED: ").splitlines()
-        return _fail(
+        status = _fail(
             f"out of memory ({what[0] if what else 'on the host'}): lower config.model.width or"
-            " config.train.batch_size, and for measures config.evaluation.batch_size or .chunk"
+            " config.train.batch_size, raise config.train.micro_batches, and for measures lower"
+            " config.evaluation.batch_size or .chunk"
         )
+        return job.Outcome(status, agreed=False)
 
 
 def _run(known: argparse.Namespace, stop: Stop) -> int:
+    # What is told to all, and when, follows from the flags, the config and the data.
+    job.same("command", json.dumps({k: str(v) for k, v in vars(known).items() if k != "process"}))
     if known.verb not in WITHOUT_CONFIG:
         exported = getattr(known, "exported", None)
         known.config, known.workdir = resolve(
             known.config, known.workdir, known.overrides, exported=exported
         )
+        job.same("config", known.config.to_json_best_effort(sort_keys=True))
     from rfm.cli import verbs  # a second of imports, which a wrong flag need not wait for
 
     return verbs.VERBS[known.verb](known, stop)

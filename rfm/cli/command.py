@@ -12,6 +12,7 @@ from rfm import processes, reporting
 from rfm import workdir as workdirs
 from rfm.cli.bars import Bars
 from rfm.cli.environment import check_devices
+from rfm.cli.job import same
 from rfm.cli.signals import Stop
 from rfm.errors import UserError
 from rfm.evaluation.attack import AUTOATTACKS, attack_tasks
@@ -45,7 +46,9 @@ class Command:
     def build(self) -> Run:
         workdirs.check(self.workdir, self.config.to_dict())  # before data are loaded
         check_devices()
-        return build(self.config)
+        run = build(self.config)
+        same("data set", run.dataset.digest())
+        return run
 
     def must_exist(self) -> None:
         """Is there anything to measure?"""

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import NamedTuple, NoReturn
 
 import jax
 from jax.errors import JaxRuntimeError
@@ -31,34 +32,60 @@ LOST = 75
 
 _WAIT_SECONDS = 300.0
 _HEARTBEAT_SECONDS = 60
-_PART_SECONDS = 5.0
 
 
-def run(arguments: argparse.Namespace, work: Callable[[], int]) -> int:
+class Outcome(NamedTuple):
+    """How work ended.
+
+    Attributes:
+      status: the exit status.
+      agreed: all processes know, and end with the same.
+    """
+
+    status: int
+    agreed: bool = True
+
+
+def run(arguments: argparse.Namespace, work: Callable[[], Outcome]) -> int:
     """`work()` as one process of the job that flags or environment tell of, if there is one.
 
     Returns:
-      What `work` returned, its exit status. In a job this call does not return if another
-      process has ended before its time: this one ends, too, with status `LOST`.
+      The exit status of `work`. In a job this call does not return if this process fails alone,
+      or if another one has ended before its time: this one ends, too, with its status if it
+      could still say it, else with `LOST`.
 
     Raises:
-      UserError: the flags contradict each other, or no job is found where one must be.
+      UserError: the flags contradict each other.
     """
     host = _join(arguments)
     if host is None:
-        return work()
+        return work().status
     lifeline = _lifeline(host)
     try:
-        status = work()
+        outcome = work()
     except Exception as error:
         if isinstance(error, JaxRuntimeError):
             time.sleep(1.0)  # another process may be lost: then the lifeline ends this one
         traceback.print_exc()
-        status = 1
-    if lifeline is not None and not lifeline.part(_PART_SECONDS):
-        _end(status or LOST)
+        outcome = Outcome(1, agreed=False)
+    if not outcome.agreed:
+        if lifeline is not None:
+            lifeline.fail(outcome.status)
+        _end(outcome.status)
+    if lifeline is not None:
+        lifeline.part()
     jax.distributed.shutdown()
-    return status
+    return outcome.status
+
+
+def same(what: str, value: str) -> None:
+    """All processes must have the same `value`.
+
+    Raises:
+      UserError: this one has another than the first.
+    """
+    if processes.by_first(lambda: value) != value:
+        raise UserError(f"this process has another {what} than process 0; give all the same")
 
 
 def say(line: str, *, told: bool = False) -> None:
@@ -95,17 +122,32 @@ def _join(arguments: argparse.Namespace) -> str | None:
                 heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
             )
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(
+            _refuse(
                 f"--distributed: the processes cannot join ({reason}); give --coordinator"
                 " HOST:PORT --processes N --process I, or --distributed off"
-            ) from error
-    check_devices()
+            )
+    try:
+        check_devices()
+    except UserError as error:
+        _refuse(str(error))
     if processes.count() == 1:
         return None
+    if len(jax.devices()) != processes.count() * jax.local_device_count():
+        _refuse(
+            f"{len(jax.devices())} devices of {processes.count()} processes, of which this one has"
+            f" {jax.local_device_count()}: all must have the same number (on CPU, XLA_FLAGS="
+            "--xla_force_host_platform_device_count=N)"
+        )
     address = coordinator or _address()
     return address.rpartition(":")[0].strip("[]")
+
+
+def _refuse(line: str) -> NoReturn:
+    """Ends this process where JAX cannot be asked any more which one it is."""
+    print(f"rfm: {line}", file=sys.stderr)
+    _end(2)
 
 
 def _check(coordinator: str | None, count: int | None, number: int | None, wanted: str) -> None:
@@ -171,17 +213,22 @@ def _patience(address: str) -> Iterator[None]:
 
 
 def _lifeline(host: str) -> Lifeline | None:
-    def lost(number: int) -> None:
+    def lost(number: int, status: int | None) -> None:
         which = f"process {number}" if number else "process 0, or one that it has lost,"
-        line = (
-            f"{which} of this job has ended before its time; its own last lines may say why."
-            " Start all processes again with the same command: it goes on from what is saved"
-        )
+        line = f"{which} of this job has ended before its time; its own last lines may say why."
+        if status is None:
+            line += (
+                " Start all processes again with the same command: it goes on from what is saved"
+            )
         os.write(2, f"rfm, process {processes.number()}: {line}\n".encode())
-        _end(LOST)
+        if lifelines:
+            lifelines[0].fail(status or LOST)
+        _end(status or LOST)
 
+    lifelines: list[Lifeline] = []
     try:
-        return Lifeline(host, lost)
+        lifelines.append(Lifeline(host, lost))
+        return lifelines[0]
     except OSError as error:
         say(
             f"no connection between the processes but JAX's ({error}): should one be lost, the"
@@ -190,7 +237,7 @@ def _lifeline(host: str) -> Lifeline | None:
         return None
 
 
-def _end(status: int) -> None:
+def _end(status: int) -> NoReturn:
     """At once: what would be waited for does not come."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,8 +2,9 @@
 
 The first process holds one to each other process. Whoever ends in any way, killed included,
 has its connections closed by the kernel; the first process then ends, too, and with it all
-others. (A machine that vanishes closes nothing: JAX's heartbeats find that out.) Before they
-end as they should, processes say so, and wait for each other.
+others. (A machine that vanishes closes nothing: keepalives and JAX's heartbeats find that out.)
+Before it ends, a process says whether all end as they have agreed, and then waits for the
+others however long they still write, or that it has failed alone.
 """
 
 import contextlib
@@ -17,8 +18,10 @@ from collections.abc import Callable
 
 from rfm import processes
 
-_PARTING = b"."
+_AGREED, _ALONE = b".", b"!"  # the latter is followed by a status
 _TOKEN = 16  # bytes: nobody else is to be taken for a process
+_HANDSHAKE_SECONDS = 2.0
+_GRACE_SECONDS = 2.0  # the same may have failed here: then this process has its own line to say
 
 
 class Lifeline:
@@ -26,43 +29,44 @@ class Lifeline:
 
     Args:
       host: where the first process is, as the others call it.
-      lost: called in that thread with the number of a process that ended before its time.
+      lost: called in that thread when another process has ended before its time: with its number
+        (0: the first one, or one that it lost), and its status if it could still say it.
       seconds: how long to wait for the others to connect.
 
     Raises:
-      OSError: some of the connections cannot be made; this process's are closed.
+      OSError: some of the connections cannot be made. All processes have it then, and none.
     """
 
-    def __init__(self, host: str, lost: Callable[[int], None], *, seconds: float = 30.0) -> None:
+    def __init__(
+        self, host: str, lost: Callable[[int, int | None], None], *, seconds: float = 30.0
+    ) -> None:
         self._lost = lost
-        self._told: set[int] = set()  # who is about to end as it should
-        self._over = threading.Event()  # all are
-        with contextlib.ExitStack() as failing:
-            if processes.is_first():
-                self._peers = _accept(failing, seconds)
-            else:
-                self._peers = {0: _connect(failing, host, seconds)}
-            failing.pop_all()
+        self._told: set[int] = set()  # who has said that it ends as agreed
+        self._over = threading.Event()  # all have
+        self._peers, problem = _connected(host, seconds)
+        if processes.largest(problem is not None):
+            for peer in self._peers.values():
+                peer.close()
+            raise problem or OSError(None, "another process cannot connect")
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
-    def part(self, seconds: float) -> bool:
-        """Waits until all processes have come here; false if they have not come in time."""
+    def part(self) -> None:
+        """Waits until all processes have come here, as they have agreed to."""
         if not processes.is_first():
-            self._say(self._peers[0])
-            return self._over.wait(seconds)
-        end = time.monotonic() + seconds
+            _send(self._peers[0], _AGREED)
+            self._over.wait()
+            return
         while len(self._told) < len(self._peers):
-            if time.monotonic() > end:
-                return False
             time.sleep(0.01)
         self._over.set()
         for peer in self._peers.values():
-            self._say(peer)
-        return True
+            _send(peer, _AGREED)
 
-    def _say(self, peer: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            peer.sendall(_PARTING)
+    def fail(self, status: int) -> None:
+        """Says that this process ends alone, with a status from 1 to 255."""
+        self._over.set()
+        for peer in self._peers.values():
+            _send(peer, _ALONE + bytes([status]))
 
     def _watch(self) -> None:
         selector = selectors.DefaultSelector()
@@ -70,43 +74,73 @@ class Lifeline:
             selector.register(peer, selectors.EVENT_READ, number)
         while not self._over.is_set():
             for ready, _ in selector.select(timeout=1.0):
-                number = ready.data
-                if _receive(self._peers[number], 1) == _PARTING:
+                number, peer = ready.data, self._peers[ready.data]
+                said = _receive(peer, 1)
+                if said == _AGREED:
                     self._told.add(number)
                     if not processes.is_first():
                         self._over.set()
-                else:
-                    selector.unregister(self._peers[number])
-                    if not self._over.is_set():
-                        self._lost(number)
+                    continue
+                selector.unregister(peer)
+                status = _receive(peer, 1) if said == _ALONE else b""
+                if status:
+                    time.sleep(_GRACE_SECONDS)
+                if not self._over.is_set():
+                    self._lost(number, status[0] if status else None)
 
 
-def _accept(failing: contextlib.ExitStack, seconds: float) -> dict[int, socket.socket]:
-    server = socket.create_server(("", 0), backlog=processes.count())
+def _connected(host: str, seconds: float) -> tuple[dict[int, socket.socket], OSError | None]:
+    """Connections by process number, and what went wrong."""
+    peers: dict[int, socket.socket] = {}
+    servers: list[socket.socket] = []
     token = secrets.token_hex(_TOKEN)
-    with server:
-        processes.by_first(lambda: [server.getsockname()[1], token])
-        peers: dict[int, socket.socket] = {}
-        end = time.monotonic() + seconds
-        while len(peers) < processes.count() - 1:
-            server.settimeout(max(end - time.monotonic(), 0.001))
-            peer, _ = server.accept()
-            failing.callback(peer.close)
-            peer.settimeout(max(end - time.monotonic(), 0.001))
-            said = _receive(peer, 2 * _TOKEN + 4)
-            if hmac.compare_digest(said[:-4], token.encode()):
-                peers[int.from_bytes(said[-4:], "big")] = peer
-            else:
-                peer.close()
-    return peers
+
+    def listen() -> list[object]:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        servers.append(
+            socket.create_server(
+                ("", 0), family=family, dualstack_ipv6=both, backlog=processes.count()
+            )
+        )
+        return [servers[0].getsockname()[1], token]
+
+    port, told = processes.by_first(listen)
+    try:
+        if processes.is_first():
+            _accept(servers[0], told, peers, seconds)
+        else:
+            peers[0] = socket.create_connection((host, port), timeout=seconds)
+            peers[0].sendall(told.encode() + processes.number().to_bytes(4, "big"))
+    except OSError as error:
+        return peers, error
+    finally:
+        for server in servers:
+            server.close()
+    for peer in peers.values():
+        peer.settimeout(None)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return peers, None
 
 
-def _connect(failing: contextlib.ExitStack, host: str, seconds: float) -> socket.socket:
-    port, token = processes.by_first(lambda: None)  # the first one answers
-    peer = socket.create_connection((host, port), timeout=seconds)
-    failing.callback(peer.close)
-    peer.sendall(token.encode() + processes.number().to_bytes(4, "big"))
-    return peer
+def _accept(
+    server: socket.socket, token: str, peers: dict[int, socket.socket], seconds: float
+) -> None:
+    end = time.monotonic() + seconds
+    while len(peers) < processes.count() - 1:
+        server.settimeout(max(end - time.monotonic(), 0.001))
+        peer, _ = server.accept()
+        peer.settimeout(_HANDSHAKE_SECONDS)
+        said = _receive(peer, len(token) + 4)
+        if hmac.compare_digest(said[:-4], token.encode()):
+            peers[int.from_bytes(said[-4:], "big")] = peer
+        else:
+            peer.close()
+
+
+def _send(peer: socket.socket, content: bytes) -> None:
+    with contextlib.suppress(OSError):
+        peer.sendall(content)
 
 
 def _receive(peer: socket.socket, count: int) -> bytes:

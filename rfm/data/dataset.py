@@ -18,6 +18,7 @@ own. Past it, code trusts a `Dataset`.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -91,6 +92,15 @@ class Dataset:
         mean = frequencies @ levels
         variance = np.sum(frequencies * (levels - mean[:, None]) ** 2, axis=1)
         return mean, np.sqrt(variance)
+
+    def digest(self) -> str:
+        """A checksum of all labels and the first images of both splits."""
+        parts = (
+            *(self.train_labels, self.test_labels),
+            *(self.train_images[:100], self.test_images[:100]),
+        )
+        sums = [zlib.crc32(np.ascontiguousarray(part).tobytes()) for part in parts]
+        return f"{self.train_images.shape} {self.test_images.shape} {sums}"
 
     def first(self, train_examples: int) -> "Dataset":
         """The same test set with the first `train_examples` training examples.

@@ -66,6 +66,8 @@ def _mapped(path: Path) -> np.ndarray:
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy raises a dozen kinds
         raise UserError(f"{path}: damaged, or not an .npy file ({reason(error)})") from error
+    if found.ndim > 1 and not found.flags.c_contiguous:
+        raise UserError(f"{path}: in Fortran's order, in which no image is one piece of the file")
     return found
 
 

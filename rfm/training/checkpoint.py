@@ -52,8 +52,9 @@ class Checkpoints:
     def __init__(self, directory: Path, *, snapshot_steps: int, read_only: bool = False) -> None:
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # all of it arrives as exceptions
         self._directory = directory.absolute()
-        if not processes.is_first():
-            return
+        processes.by_first(lambda: self._open(snapshot_steps, read_only))
+
+    def _open(self, snapshot_steps: int, read_only: bool) -> None:
         kept = [preservation_policy.LatestN(2), preservation_policy.EveryNSteps(snapshot_steps)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
@@ -95,14 +96,32 @@ class Checkpoints:
           UserError: there is no room for it, or for the one before; those that were
             complete are kept. The last one may also fail on leaving the context.
         """
-        tree = _tree(copy_state(state) if processes.count() == 1 else fetch(state))
-        if not processes.is_first():
-            return
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(_checksums(tree))
-        )
-        with self._writing():
-            self._manager.save(step, args=args, force=True)
+        if processes.count() == 1:
+            state = copy_state(state)
+
+        def write() -> None:
+            # With other processes, of arrays on the host: those on a device belong to all.
+            tree = _tree(state if processes.count() == 1 else fetch(state))
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(tree), checksums=ocp.args.JsonSave(_checksums(tree))
+            )
+            with self._writing():
+                self._manager.save(step, args=args, force=True)
+
+        processes.by_first(write)
+
+    def finish(self) -> None:
+        """Waits until everything is written; all processes do.
+
+        Raises:
+          UserError: there is no room for the last one.
+        """
+
+        def wait() -> None:
+            with self._writing():
+                self._manager.wait_until_finished()
+
+        processes.by_first(wait)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The checkpoint of `step`, laid out over devices as `like`.

@@ -11,6 +11,7 @@ same order (`rows_of_step`), from `rfm.data.stream`: training is the same, numbe
 """
 
 import functools
+import threading
 from collections.abc import Callable
 
 import jax
@@ -145,21 +146,36 @@ def rows_of_step(
       batches_per_step: see `rfm.training.optimiser`.
 
     Returns:
-      A function of the step. Asked for steps in a row, it makes the order of an epoch once.
+      A function of the step, for any thread. It keeps the orders of two epochs.
     """
     in_epoch = steps_per_epoch(examples, batch_size, batches_per_step)
     order_key, rows = jax.random.split(key, 3)[0], batch_size * batches_per_step
 
-    @functools.lru_cache(maxsize=2)
+    orders: dict[int, Int[np.ndarray, " examples"]] = {}
+    lock, device = threading.Lock(), _host_device()
+
     def order(epoch: int) -> Int[np.ndarray, " examples"]:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            return np.asarray(_order(order_key, epoch, examples))
+        with lock:
+            if epoch not in orders:
+                for old in sorted(orders)[:-1]:
+                    del orders[old]
+                with jax.default_device(device):
+                    orders[epoch] = np.asarray(_order(order_key, epoch, examples))
+            return orders[epoch]
 
     def of(step: int) -> Int[np.ndarray, " rows"]:
         epoch, position = divmod(step, in_epoch)
         return order(epoch)[position * rows : (position + 1) * rows]
 
     return of
+
+
+def _host_device() -> jax.Device:
+    """The host's, so that the others are left alone; JAX_PLATFORMS may have excluded it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def _order(key: Key[Array, ""], epoch: int | Array, examples: int) -> Int[Array, " examples"]:

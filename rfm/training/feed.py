@@ -4,6 +4,7 @@ Both are asked for the data of the next dispatch while the devices work on this 
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -19,15 +20,19 @@ from rfm.training.build import Run
 from rfm.training.dispatch import Dispatch, make_dispatch, make_stream_dispatch, rows_of_step
 from rfm.training.step import TrainBatch
 
+_MOST_BYTES = 1 << 29  # of images in a dispatch
+
 
 class Feed(Protocol):
     """Data for dispatches.
 
     Attributes:
       dispatch: what takes them.
+      longest: the most steps that one dispatch takes.
     """
 
     dispatch: Dispatch
+    longest: int
 
     def take(self, steps: int) -> PyTree:
         """The data of the next dispatch, on the devices, for so many steps."""
@@ -39,12 +44,13 @@ class Resident:
 
     def __init__(self, run: Run, extra: Labelled | None) -> None:
         config, dataset = run.config.train, run.dataset
+        self.longest = min(config.steps_per_dispatch, run.steps_per_epoch)
         self.dispatch = make_dispatch(
             run.method,
             run.network,
             run.mesh,
             batch_size=config.batch_size,
-            longest=_longest(run),
+            longest=self.longest,
         )
         own = (dataset.train_images, dataset.train_labels)
         sources = (own,) if extra is None else (own, extra)
@@ -55,14 +61,26 @@ class Resident:
 
 
 class Streamed:
-    """Batches from `rfm.data.stream`, from the step `first` on; by default of the data set."""
+    """Batches from `rfm.data.stream`, from the step `first` on; by default of the data set.
+
+    Those of two dispatches are on the devices at a time, so dispatches of large images are
+    shorter than the config says: at most half a GiB.
+    """
 
     def __init__(self, run: Run, first: int, *, source: Any = None) -> None:
-        self._mesh, self._longest = run.mesh, _longest(run)
-        self._per_step = run.method.optimiser.batches
+        self._mesh, self._per_step = run.mesh, run.method.optimiser.batches
         self._batch_size = run.config.train.batch_size
+        bytes_per_step = self._per_step * self._batch_size * math.prod(run.dataset.image_shape)
+        self.longest = max(
+            min(
+                run.config.train.steps_per_dispatch,
+                run.steps_per_epoch,
+                _MOST_BYTES // bytes_per_step,
+            ),
+            1,
+        )
         self.dispatch = make_stream_dispatch(
-            run.method, run.network, run.mesh, longest=self._longest
+            run.method, run.network, run.mesh, longest=self.longest
         )
         dataset = run.dataset
         rows = rows_of_step(
@@ -79,7 +97,7 @@ class Streamed:
 
     def take(self, steps: int) -> TrainBatch:
         taken = [next(self._coming) for _ in range(steps)]
-        taken += taken[-1:] * (self._longest - steps)  # not looked at
+        taken += taken[-1:] * (self.longest - steps)  # not looked at
         return TrainBatch(
             *(self._placed(np.concatenate(parts)) for parts in zip(*taken, strict=True))
         )
@@ -92,10 +110,6 @@ class Streamed:
             Mesh(self._mesh.devices, self._mesh.axis_names), PartitionSpec(None, None, AXIS)
         )
         return jax.make_array_from_process_local_data(layout, here, shape)
-
-
-def _longest(run: Run) -> int:
-    return min(run.config.train.steps_per_dispatch, run.steps_per_epoch)
 
 
 def _own_positions(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:

@@ -97,8 +97,7 @@ def train(
 
         def following(step: int) -> int:
             """Steps of the next dispatch: they end at fixed ones, wherever a run was resumed."""
-            left = run.steps_per_epoch - step % run.steps_per_epoch
-            return min(config.steps_per_dispatch, left)
+            return min(feed.longest, run.steps_per_epoch - step % run.steps_per_epoch)
 
         data = feed.take(following(step))
         key = replicate(run.key("train"), run.mesh)
@@ -131,7 +130,12 @@ def train(
                     saved, last_save = step, time.monotonic()
                 progress("train", step, run.total_steps, {**means, "epoch": epoch})
                 if stop and step < run.total_steps:
+                    checkpoints.finish()
                     raise Interrupted(f"stopped at step {step} of {run.total_steps}; state saved")
+            checkpoints.finish()
+        except NotFinite:
+            checkpoints.finish()
+            raise
         finally:
             writer.close()
     return state

@@ -49,8 +49,9 @@ class MetricsWriter:
         Raises:
           OSError: it cannot be written; the file then may end in half a line.
         """
-        if not processes.is_first():
-            return
+        processes.by_first(lambda: self._write(kind, step, epoch, values))
+
+    def _write(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
         line = _dump({"kind": kind, "step": step, "epoch": epoch, **values})
         _append(self._file, line.encode())
         os.fsync(self._file.fileno())

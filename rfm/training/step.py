@@ -195,6 +195,8 @@ def _mean_gradient(
 ) -> Gradient:
     """The mean over micro-batches; running statistics go through them in order."""
     count = method.micro_batches
+    whole = jax.lax.psum(examples.labels.shape[0], AXIS)
+    key = jax.random.fold_in(key, whole)  # examples have the numbers below
     if count == 1:
         return _gradient(method, network, params, batch_stats, examples, key)
 
@@ -277,7 +279,7 @@ def _gradient(
 ) -> Gradient:
     """The sum over devices of what one of them contributes."""
     total = jax.lax.psum(examples.labels.shape[0], AXIS)
-    rngs = {"dropout": jax.random.fold_in(key, total)}  # examples have the numbers below
+    rngs = {"dropout": key}
 
     def mean_loss(params: Params) -> tuple[Array, tuple[PyTree, Array]]:
         variables = {"params": params, "batch_stats": batch_stats}

@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfm.cli.job import LOST
 from rfm.cli.sweep import job as jobs
 from rfm.cli.sweep.executors import Executor, State
 from rfm.cli.sweep.job import Job
 from rfm.cli.sweep.plan import Planned
 from rfm.workdir import write_atomically
 
-LOST = 75  # another process of the run was lost
 _STOPPED = (130, 143)  # by a signal; the state is saved
 _GONE_SECONDS = 10.0  # a result may take so long to reach this machine's view of the disk
 
