@@ -9,6 +9,7 @@ exits with 1 if something differs. Some minutes on two cores.
 """
 
 import argparse
+import contextlib
 import random
 import signal
 import socket
@@ -22,9 +23,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 SECONDS = 900.0  # for a start, or for the rest of a run
+EXAMPLES, BATCH_SIZE = 640, 64
 TRAINING = (
     *("--config", "digits:at", "--config.model.width=8", "--config.adversary.steps=2"),
-    *("--config.data.train_examples=640", "--config.train.batch_size=64"),
+    *(f"--config.data.train_examples={EXAMPLES}", f"--config.train.batch_size={BATCH_SIZE}"),
     *("--config.train.snapshot_every=1", "--config.train.steps_per_dispatch=5"),
     *("--config.validation.examples=40", "--config.validation.restarts=1"),
 )
@@ -38,13 +40,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="to keep both runs (default: temporary)")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as running:
         folder = arguments.folder or Path(temporary)
         flags = (*TRAINING, f"--config.train.epochs={arguments.epochs}")
         disturbed, undisturbed = folder / "disturbed", folder / "undisturbed"
-        lost = disturb(disturbed, flags, arguments.kills, random.Random(arguments.seed))
-        finish(start(disturbed, flags))
-        finish(start(undisturbed, flags))
+        lost = disturb(disturbed, flags, arguments.kills, random.Random(arguments.seed), running)
+        finish(start(disturbed, flags, running))
+        finish(start(undisturbed, flags, running))
         differs = compare(disturbed, undisturbed)
     for problem in (*lost, *differs):
         print(problem)
@@ -53,11 +55,17 @@ def main() -> int:
     return 1 if lost or differs else 0
 
 
-def disturb(workdir: Path, flags: tuple[str, ...], kills: int, chance: random.Random) -> list[str]:
+def disturb(
+    workdir: Path,
+    flags: tuple[str, ...],
+    kills: int,
+    chance: random.Random,
+    running: contextlib.ExitStack,
+) -> list[str]:
     """Starts and kills; what was lost."""
     lost, before = [], set[int]()
     for number in range(1, kills + 1):
-        processes = start(workdir, flags)
+        processes = start(workdir, flags, running)
         wait_for_progress(processes, workdir)
         time.sleep(chance.uniform(0, 5))
         victim = chance.randrange(len(processes))
@@ -68,19 +76,21 @@ def disturb(workdir: Path, flags: tuple[str, ...], kills: int, chance: random.Ra
         steps = checkpoints(workdir)
         # The two latest are kept for resuming; of the others, snapshots for good.
         gone = {step for step in before if step % snapshot_steps() == 0} - steps
-        if gone or (before and max(steps) < max(before)):
+        if gone or (before and max(steps, default=-1) < max(before)):
             lost.append(f"kill {number}: checkpoints {sorted(before - steps)} are lost")
         before = steps
         print(
-            f"kill {number}: process {victim} at step {max(steps)} or later; statuses {statuses},"
-            f" the other ended after {took:.1f} s; {len(steps)} checkpoints",
+            f"kill {number}: process {victim}, newest checkpoint {max(steps, default=0)}; statuses"
+            f" {statuses}, the other ended after {took:.1f} s; {len(steps)} checkpoints",
             flush=True,
         )
     return lost
 
 
-def start(workdir: Path, flags: tuple[str, ...]) -> list[subprocess.Popen[bytes]]:
-    """Two processes of one job."""
+def start(
+    workdir: Path, flags: tuple[str, ...], running: contextlib.ExitStack
+) -> list[subprocess.Popen[bytes]]:
+    """Two processes of one job, killed when the stack is left."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         coordinator = f"127.0.0.1:{server.getsockname()[1]}"
     log = workdir.with_name(f"{workdir.name}.log")
@@ -88,10 +98,13 @@ def start(workdir: Path, flags: tuple[str, ...]) -> list[subprocess.Popen[bytes]
     command = [sys.executable, "-m", "rfm", "train", "--workdir", str(workdir), *flags]
     shape = ["--coordinator", coordinator, "--processes", "2"]
     with log.open("ab") as out:
-        return [
+        started = [
             subprocess.Popen([*command, *shape, f"--process={i}"], stdout=out, stderr=out)
             for i in range(2)
         ]
+    for process in started:
+        running.callback(process.kill)
+    return started
 
 
 def finish(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -119,13 +132,13 @@ def wait_for_progress(processes: list[subprocess.Popen[bytes]], workdir: Path) -
 
 def snapshot_steps() -> int:
     """Steps between snapshots."""
-    return 640 // 64
+    return EXAMPLES // BATCH_SIZE
 
 
 def checkpoints(workdir: Path) -> set[int]:
     """Steps of the complete ones."""
     folder = workdir / "checkpoints"
-    return {int(path.name) for path in folder.iterdir() if path.name.isdecimal()}
+    return {int(path.name) for path in folder.glob("*") if path.name.isdecimal()}
 
 
 def compare(disturbed: Path, undisturbed: Path) -> list[str]:

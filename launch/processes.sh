@@ -11,6 +11,10 @@ if (($# < 3)) || ! [[ $1 =~ ^[1-9][0-9]*$ && $2 == -- ]]; then
   echo "usage: launch/processes.sh N -- rfm run ..." >&2
   exit 2
 fi
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 501)); then
+  echo "launch/processes.sh: needs bash 5.1 or later (wait -p), this is $BASH_VERSION" >&2
+  exit 2
+fi
 processes=$1
 shift 2
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')

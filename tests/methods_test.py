@@ -12,7 +12,7 @@ from rfm.errors import UserError
 from rfm.training import axes
 from rfm.training.build import build
 from rfm.training.dispatch import make_dispatch
-from rfm.training.loop import _data
+from rfm.training.feed import Resident
 
 ROWS = methods.paper()
 PAPER = [row for row in ROWS if row.method]
@@ -251,13 +251,13 @@ TOGETHER = [
 def test_every_method_trains(name, extra_file):
     """Two steps on a small network: finite, and another network than before."""
     run = build(tiny(name, extra_file))
-    extra_data = run.extra()
+    data = Resident(run, run.extra()).take(2)
     state = run.initial_state()
     before = jax.device_get(state.params)
     dispatch = make_dispatch(
         run.method, run.network, run.mesh, batch_size=run.config.train.batch_size, longest=2
     )
-    state, metrics = dispatch(state, _data(run, extra_data), run.key("train"), jnp.int32(2))
+    state, metrics = dispatch(state, data, run.key("train"), jnp.int32(2))
     assert np.isfinite(metrics["loss"]).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), before, state.params)

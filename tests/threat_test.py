@@ -34,7 +34,9 @@ def test_norm(kind, epsilon, delta):
 @given(KINDS, EPSILONS, DELTAS)
 def test_projection_lands_in_the_ball(kind, epsilon, delta):
     ball = kind(epsilon)
-    assert (numpy_norm(ball, ball.project(jnp.asarray(delta))) <= epsilon * (1 + 1e-6)).all()
+    underflow = 1e-18  # squares of less are zero in float32
+    found = numpy_norm(ball, ball.project(jnp.asarray(delta)))
+    assert (found <= epsilon * (1 + 1e-6) + underflow).all()
 
 
 @given(KINDS, EPSILONS, DELTAS)

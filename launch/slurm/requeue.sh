@@ -20,9 +20,12 @@ if ((${SLURM_RESTART_COUNT:-0} >= ${MAX_REQUEUES:-50})); then
   exit "$status"
 fi
 # A job that scancel or Slurm's own preemption is ending is no longer RUNNING: theirs to decide.
-state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=RUNNING # too busy to say
+# One task of an array has the array's own number: ask of, and queue, this one alone.
+job=$SLURM_JOB_ID
+if [[ ${SLURM_ARRAY_TASK_ID-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+state=$(squeue --noheader --jobs="$job" --format=%T) || state=RUNNING # too busy to say
 if [[ $state == RUNNING ]]; then
-  echo "requeue.sh: status $status, queueing job $SLURM_JOB_ID again" >&2
-  scontrol requeue "$SLURM_JOB_ID"
+  echo "requeue.sh: status $status, queueing job $job again" >&2
+  scontrol requeue "$job"
 fi
 exit "$status"

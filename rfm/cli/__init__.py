@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop.install()
     try:
         known = parse(sys.argv[1:] if arguments is None else arguments)
-        arrange()
+        if known.verb != "sweep":  # its runs arrange their own
+            arrange()
         return job.run(known, lambda: _guarded(known, stop))
     except UserError as error:  # of the flags
         return _fail(str(error))

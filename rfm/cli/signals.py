@@ -30,7 +30,7 @@ class Stop:
     def __init__(self) -> None:
         self._number = 0  # of the signal that came
         self._agreed = 0  # of one that came to any process
-        self._deferred = False
+        self._deferred, self._line = False, ""
 
     def install(self) -> None:
         """Handles SIGTERM and SIGINT from now on."""
@@ -41,9 +41,9 @@ class Stop:
             signal.signal(number, _left_to_the_thread)
         threading.Thread(target=self._watch, args=(arrived,), name="signals", daemon=True).start()
 
-    def defer(self, deferred: bool) -> None:
-        """Whether signals are requests to be asked for."""
-        self._deferred = deferred
+    def defer(self, deferred: bool, line: str = "stopping after this dispatch...") -> None:
+        """Whether signals are requests to be asked for, and what is said when one comes."""
+        self._deferred, self._line = deferred, line
 
     def requested(self) -> bool:
         """Has a signal come? All processes must ask together."""
@@ -65,7 +65,7 @@ class Stop:
                 if again or not self._deferred:
                     _say("stopped; the same command goes on")
                     os._exit(self.status)
-                _say("stopping after this dispatch...")
+                _say(self._line)
 
 
 def _left_to_the_thread(number: int, frame: FrameType | None) -> None:

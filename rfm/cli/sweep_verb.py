@@ -1,7 +1,7 @@
 """``rfm sweep``: plans runs, and sees to it that they are done."""
 
 import argparse
-import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from rich.console import Console
 from rfm import workdir as workdirs
 from rfm.cli.signals import Stop
 from rfm.cli.sweep.conductor import Conductor
-from rfm.cli.sweep.executors import Executor, Local, Slurm, environments
+from rfm.cli.sweep.executors import Executor, Local, Slurm
 from rfm.cli.sweep.plan import plan
+from rfm.cli.sweep.slots import Slot, slots
 from rfm.cli.sweep.table import SweepTable, summary
 from rfm.errors import UserError
 
@@ -31,55 +32,50 @@ def run(arguments: argparse.Namespace, stop: Stop) -> int:
     folder = workdir / ".sweep"
     if arguments.dry_run:
         for planned in runs:
-            print(" ".join(planned.command))
+            print(shlex.join(planned.shown))
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     with workdirs.locked(folder, doing="sweeping"):
-        conductor = Conductor(
-            runs,
-            folder,
-            _executor(arguments, folder / "logs"),
-            slots=_slots(arguments, len(runs)),
-            retries=arguments.retries,
-        )
+        executor = _executor(arguments, folder / "logs")
+        shares = _slots(arguments, len(runs))
+        conductor = Conductor(runs, folder, executor, slots=shares, retries=arguments.retries)
         _say(console, f"{len(runs)} runs in {workdir}: {summary(conductor.entries)}")
-        status = _follow(conductor, console, stop, arguments)
-    return status
+        return _follow(conductor, executor, console, stop, workdir)
 
 
 def _follow(
-    conductor: Conductor, console: Console, stop: Stop, arguments: argparse.Namespace
+    conductor: Conductor, executor: Executor, console: Console, stop: Stop, workdir: Path
 ) -> int:
-    seconds = Slurm.seconds if arguments.executor == "slurm" else Local.seconds
-    stop.defer(True)
+    stop.defer(True, "stopping...")
     with SweepTable(console, conductor.entries) as table:
         while not conductor.has_ended and not stop.requested():
             table.show(conductor.step())
-            time.sleep(0 if conductor.has_ended else seconds)
+            time.sleep(0 if conductor.has_ended else executor.seconds)
     if stop.requested():
-        return _leave(conductor, console, stop, arguments)
+        return _leave(conductor, executor, console, stop)
     for entry in conductor.entries:
         if entry.phase == "failed":
             _say(console, f"{entry.run.name} failed: {entry.note}")
-            _say(console, f"  its log: {entry.base.parent}/logs/{entry.number}_0_log.err")
+            _say(console, f"  what it said: {entry.base}.err")
     _say(console, summary(conductor.entries))
-    _say(console, f"rfm report {arguments.workdir} draws them all")
+    _say(console, f"rfm report {shlex.quote(str(workdir))} draws them all")
     return 1 if any(entry.phase == "failed" for entry in conductor.entries) else 0
 
 
-def _leave(
-    conductor: Conductor, console: Console, stop: Stop, arguments: argparse.Namespace
-) -> int:
-    if arguments.executor == "slurm":
+def _leave(conductor: Conductor, executor: Executor, console: Console, stop: Stop) -> int:
+    if executor.name == "slurm":
         _say(console, "stopped; the jobs stay on Slurm, and the same command finds them again")
         return stop.status
-    _say(console, "stopping: the runs save their state")
+    _say(console, "the runs save their state")
     end = time.monotonic() + _STOP_SECONDS
-    conductor.stop()
-    while conductor.is_active and time.monotonic() < end:
-        time.sleep(Local.seconds)
-    _say(console, "stopped; the same command goes on")
+    while (left := conductor.stop()) and time.monotonic() < end:
+        time.sleep(executor.seconds)
+    if left:
+        names = ", ".join(entry.run.name for entry in left)
+        _say(console, f"still running: {names}; the same command finds them again")
+    else:
+        _say(console, "stopped; the same command goes on")
     return stop.status
 
 
@@ -90,20 +86,21 @@ def _executor(arguments: argparse.Namespace, logs: Path) -> Executor:
         "partition": arguments.slurm_partition,
         "account": arguments.slurm_account,
         "gpus_per_node": arguments.gpus_per_run,
-        "cpus_per_task": arguments.cpus_per_run,
     }
-    options = {name: value for name, value in options.items() if value}
-    options["additional_parameters"] = dict(arguments.slurm)
-    return Slurm(logs, hours=arguments.hours, options=options)
+    return Slurm(
+        logs,
+        hours=arguments.hours,
+        cpus=arguments.cpus_per_run,
+        options={name: value for name, value in options.items() if value},
+        more=dict(arguments.slurm),
+    )
 
 
-def _slots(arguments: argparse.Namespace, count: int) -> list[Any]:
+def _slots(arguments: argparse.Namespace, count: int) -> list[Slot]:
     if arguments.executor == "slurm":
         return [({}, None)] * (arguments.parallel or count)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if arguments.cpus_per_run:
-        cores = cores[: arguments.cpus_per_run * (arguments.parallel or 1)]
-    return environments(arguments.parallel or 1, arguments.gpus_per_run, cores)
+    gpus, cpus = arguments.gpus_per_run, arguments.cpus_per_run
+    return slots(arguments.parallel or 1, gpus=gpus, cpus=cpus)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -112,8 +109,8 @@ def _check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) < least:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} must be at least {least}, got {getattr(arguments, name)}")
-    if not 0 < arguments.hours < 24 * 365:
-        raise UserError(f"--hours must be positive, and less than a year, got {arguments.hours:g}")
+    if not 0.1 <= arguments.hours <= 24 * 365:
+        raise UserError(f"--hours must be from 0.1 to a year, got {arguments.hours:g}")
     given = [name for name in _SLURM_FLAGS if getattr(arguments, name)]
     if arguments.executor == "local" and given:
         flag = given[0].replace("_", "-")

@@ -86,7 +86,9 @@ def environment(tmp_path_factory) -> dict[str, str]:
 def start(environment) -> Callable[..., subprocess.Popen[str]]:
     """`start(*arguments)`: the installed command as a process."""
 
-    def start(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        *arguments: str, cwd: Path | None = None, start_new_session: bool = False, **variables: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [RFM, *map(str, arguments)],
             cwd=cwd or environment["HOME"],
@@ -95,6 +97,7 @@ def start(environment) -> Callable[..., subprocess.Popen[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=start_new_session,
         )
 
     return start

@@ -70,7 +70,6 @@ def test_jobs_that_are_killed_and_requeued_end_as_if_nothing_had_been(
     out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, (out, err)
     assert "2 done" in out
-    assert "killed by signal 9; again" in out or "digits-at-seed0: queued" in out
     jobs = ask("squeue", "--noheader", "--states=all", "--format=%i").split()
     assert len(jobs) == 3, (first, jobs)
     assert "Restarts=1" in ask("scontrol", "show", "job", number)
@@ -83,7 +82,9 @@ def test_jobs_that_are_killed_and_requeued_end_as_if_nothing_had_been(
             [json.loads(line) for line in metrics(w).splitlines()]
             for w in (workdir, undisturbed / workdir.name)
         )
-        assert [(m["kind"], m["step"]) for m in found] == [(m["kind"], m["step"]) for m in expected]
+        for a, b in zip(found, expected, strict=True):
+            assert (a["kind"], a["step"]) == (b["kind"], b["step"])
+            assert a["loss"] == pytest.approx(b["loss"], rel=0.05)
         assert (workdir / "report.html").exists()
 
 

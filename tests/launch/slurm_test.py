@@ -10,7 +10,8 @@ import pytest
 from rfm.configs import methods
 
 LAUNCH = Path(__file__).parents[2] / "launch"
-JOB = {"SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "4", "SLURM_ARRAY_TASK_ID": "5"}
+JOB = {"SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "4"}
+TASK = {"SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "5"}
 REQUEUED = ["scontrol", "requeue", "42"]
 
 
@@ -41,8 +42,12 @@ def test_a_job_survives_its_time_limit_and_preemption(slurm, launch, rfm_run, na
     assert "requeue" in said and said["open-mode"] == "append"
     # A job array's tasks are submitted without arguments.
     fake = slurm(status=143)
-    assert launch(script, *(rfm_run if name != "array" else []), **JOB).returncode == 143
-    assert fake.calls()[-1] == REQUEUED
+    array = name == "array"
+    variables = JOB | (TASK if array else {})
+    assert launch(script, *([] if array else rfm_run), **variables).returncode == 143
+    number = "40_5" if array else "42"  # one task of an array has the array's own number
+    assert fake.calls()[-1] == ["scontrol", "requeue", number]
+    assert f"--jobs={number}" in fake.calls("squeue")[-1]
 
 
 @pytest.mark.parametrize("status", [75, 134, 143])
@@ -117,7 +122,7 @@ def test_array_has_every_method_and_seed_once(slurm, launch, rfm_takes):
     last = int(re.match(r"0-(\d+)", directives(script)["array"])[1])
     fake = slurm()
     for task in range(last + 1):
-        launch(script, **JOB | {"SLURM_ARRAY_TASK_ID": str(task)})
+        launch(script, **JOB | TASK | {"SLURM_ARRAY_TASK_ID": str(task)})
     runs = fake.calls("rfm")
     assert len({call[call.index("--workdir") + 1] for call in runs}) == last + 1
     chosen = [(rfm_takes(call).config, *rfm_takes(call).overrides) for call in runs]

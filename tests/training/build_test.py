@@ -19,6 +19,7 @@ def test_baseline_is_section_f():
         "activation": "relu",
         "dropout": 0.0,
         "dtype": "float32",
+        "remat": False,
     }
     assert (config.train.epochs, config.train.batch_size, config.train.snapshot_every) == (
         150,

@@ -14,6 +14,8 @@ from rfm.training import loop
 from rfm.training.dispatch import rows_of_step
 from rfm.training.feed import Streamed, _own_positions
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BATCH = 32
 
 

@@ -18,6 +18,8 @@ from rfm.training.optimiser import sgd
 from rfm.training.schedule import multi_step
 from rfm.training.step import Method, Network, TrainBatch, gradient_function
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BATCH = 16
 SGD = sgd(multi_step(0.05, (), 0.1, 1), momentum=0.9, nesterov=True, weight_decay=0.0)
 

@@ -4,10 +4,11 @@ On Slurm that is asked of ``squeue``, which every cluster has; submitit asks ``s
 knows nothing on a cluster without accounting.
 """
 
-import os
+import contextlib
+import signal
 import subprocess
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from rfm.errors import UserError
 
 _YEAR = 365 * 24 * 60  # minutes
 _SAVE_SECONDS = 120  # between the signal and the end of the time limit
+_NO_LIMIT = 1_000_000  # how often a job may come to its time limit
 _QUEUED = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED")
 _ACTIVE = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING", "STOPPED")
 
@@ -29,17 +31,29 @@ class State(NamedTuple):
     reason: str = ""
 
 
+class Refused(UserError):
+    """A job was not accepted; says why."""
+
+
 class Executor(Protocol):
     """Starts jobs and knows of them.
 
     Attributes:
+      name: "local" or "slurm".
       seconds: between two questions.
+      patience: seconds until a result must be seen; disks of a cluster take their time.
     """
 
+    name: str
     seconds: float
+    patience: float
 
     def submit(self, job: Job, name: str) -> str:
-        """Starts a job; returns its number."""
+        """Starts a job; returns its number.
+
+        Raises:
+          Refused: it is not accepted.
+        """
         ...
 
     def states(self, numbers: Iterable[str]) -> dict[str, State]:
@@ -48,13 +62,15 @@ class Executor(Protocol):
 
 
 class Local:
-    """Processes on this machine.
+    """Processes on this machine, which go on when this one ends.
 
     Args:
       folder: of logs and of submitit's own files.
     """
 
+    name = "local"
     seconds = 0.5
+    patience = 2.0
 
     def __init__(self, folder: Path) -> None:
         self._executor = submitit.LocalExecutor(folder)
@@ -63,7 +79,8 @@ class Local:
         self._jobs: dict[str, submitit.Job[int]] = {}
 
     def submit(self, job: Job, name: str) -> str:
-        started = self._executor.submit(job)
+        with _deaf_children():
+            started = self._executor.submit(job)
         self._jobs[started.job_id] = started
         return str(started.job_id)
 
@@ -81,25 +98,40 @@ class Slurm:
     Args:
       folder: of logs and of submitit's own files, which all nodes see.
       hours: time limit of a job; before it ends, the run saves, and the job queues again.
-      options: parameters of submitit, such as ``slurm_partition``.
+      cpus: for each job; 0: Slurm's default.
+      options: parameters of submitit, such as ``partition``.
+      more: options of sbatch.
 
     Raises:
       UserError: there is no Slurm here.
     """
 
+    name = "slurm"
     seconds = 5.0
+    patience = 90.0
 
-    def __init__(self, folder: Path, *, hours: float, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        hours: float,
+        cpus: int = 0,
+        options: Mapping[str, Any],
+        more: Mapping[str, Any],
+    ) -> None:
         try:
-            self._executor = submitit.SlurmExecutor(folder)
+            self._executor = submitit.SlurmExecutor(folder, max_num_timeout=_NO_LIMIT)
         except RuntimeError as error:
             raise UserError(
                 f"--executor slurm: {error}; is this a login node? (--executor local needs none)"
             ) from None
+        if cpus:
+            # Since Slurm 22.05 srun does not take it from sbatch by itself.
+            options = {**options, "cpus_per_task": cpus, "srun_args": [f"--cpus-per-task={cpus}"]}
         self._executor.update_parameters(
             time=int(60 * hours),
             signal_delay_s=_SAVE_SECONDS,
-            additional_parameters={"requeue": True, **options.pop("additional_parameters", {})},
+            additional_parameters={"requeue": True, **more},
             **options,
         )
 
@@ -107,9 +139,9 @@ class Slurm:
         self._executor.update_parameters(job_name=f"rfm-{name}")
         try:
             return str(self._executor.submit(job).job_id)
-        except submitit.core.utils.FailedJobError as error:
-            line = str(error).strip().splitlines()[-1]
-            raise UserError(f"sbatch refuses {name}: {line}") from None
+        except (RuntimeError, subprocess.SubprocessError, OSError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise Refused(f"sbatch refuses {name}: {lines[-1]}") from None
 
     def states(self, numbers: Iterable[str]) -> dict[str, State]:
         asked = list(numbers)
@@ -119,38 +151,32 @@ class Slurm:
         # An unknown job among several is left out, a single one is an error: ask of two.
         listed = ",".join([*asked, asked[0]])
         command = ["squeue", "--noheader", "--states=all", f"--jobs={listed}", "--format=%i|%T|%r"]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        if said.returncode and "Invalid job id" not in said.stderr:
-            # Too busy to answer: nothing is known to have changed.
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            silent = bool(said.returncode) and "Invalid job id" not in said.stderr
+        except (subprocess.SubprocessError, OSError):
+            silent = True
+        if silent:  # too busy: nothing is known to have changed
             return dict.fromkeys(asked, State("running", "squeue does not answer"))
         for line in said.stdout.splitlines():
-            number, name, reason = line.split("|", 2)
+            number, _, rest = line.partition("|")
+            name, _, reason = rest.partition("|")
             known = "queued" if name in _QUEUED else "running" if name in _ACTIVE else "gone"
             more = "" if reason in ("None", "") else f" ({reason})"
-            found[number] = State(known, f"{name}{more}".lower())
+            found[number] = State(known, f"{name}{more}".lower().replace("_", " "))
         return found
 
 
-def environments(
-    parallel: int, gpus: int, cores: Sequence[int]
-) -> list[tuple[dict[str, str | None], tuple[int, ...] | None]]:
-    """What each of `parallel` local jobs gets: variables, and processors.
-
-    Args:
-      parallel: how many run at the same time.
-      gpus: for each of them; 0: all see what this process sees.
-      cores: processors that this process may use.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    made: list[tuple[dict[str, str | None], tuple[int, ...] | None]] = []
-    for slot in range(parallel):
-        devices = visible  # submitit hides all
-        if gpus:
-            names = visible.split(",") if visible else [str(i) for i in range(parallel * gpus)]
-            devices = ",".join(names[slot * gpus : (slot + 1) * gpus])
-        share = tuple(cores[slot::parallel]) if 1 < parallel <= len(cores) else None
-        made.append(({"CUDA_VISIBLE_DEVICES": devices}, share))
-    return made
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started within do not hear of Ctrl-C, nor of a terminal that is closed."""
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 # submitit warns that it cannot ask sacct; it is never asked.

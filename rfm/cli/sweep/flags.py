@@ -57,9 +57,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="how often to start a run again that was lost (default: 3)",
     )
     parser.add_argument(
-        "--gpus-per-run", metavar="N", type=int, default=0, help="here (default: 0): all see all"
+        "--gpus-per-run",
+        metavar="N",
+        type=int,
+        default=0,
+        help="GPUs of each run (default: all here, none on Slurm)",
     )
-    parser.add_argument("--cpus-per-run", metavar="N", type=int, default=0, help="processors")
+    parser.add_argument(
+        "--cpus-per-run",
+        metavar="N",
+        type=int,
+        default=0,
+        help="processors of each run (default: an equal share here, Slurm's default there)",
+    )
     parser.add_argument(
         "--hours",
         metavar="H",
@@ -71,16 +81,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slurm-account", metavar="A", help="of the jobs")
     parser.add_argument(
         "--slurm",
-        metavar="KEY=VALUE,...",
-        type=_pairs,
+        metavar="KEY=VALUE",
+        type=_pair,
+        action="append",
         default=[],
-        help="more options of sbatch, such as mem=64G,qos=low",
+        help="another option of sbatch, such as mem=64G; may be given several times",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs")
 
 
-def _pairs(text: str) -> list[tuple[str, str]]:
-    pairs = [part.partition("=") for part in text.split(",")]
-    if not all(key and equals for key, equals, _ in pairs):
-        raise argparse.ArgumentTypeError(f"must be KEY=VALUE,KEY=VALUE, got {text!r}")
-    return [(key, value) for key, _, value in pairs]
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
+    return key, value

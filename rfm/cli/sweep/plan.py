@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rfm.cli.config import resolve
 from rfm.configs import methods
@@ -21,16 +22,33 @@ class Planned:
     Attributes:
       name: of its folder, "cifar10-at-seed0".
       workdir: its folder.
-      command: what runs it.
-      digest: of its config: another one is another run.
-      epochs: of its training.
+      config: what is in its config.json.
+      shown: the command that a person would give.
     """
 
     name: str
     workdir: Path
-    command: tuple[str, ...]
-    digest: str
-    epochs: int
+    config: dict[str, Any]
+    shown: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What runs it: by the config in its folder, whatever becomes of a config's file."""
+        return (
+            *(sys.executable, "-m", "rfm", "run", "--workdir", str(self.workdir)),
+            *("--distributed", "off"),
+        )
+
+    @property
+    def digest(self) -> str:
+        """Of its config: another one is another run."""
+        content = json.dumps(self.config, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
+    def epochs(self) -> int:
+        """Of its training."""
+        return int(self.config["train"]["epochs"])
 
 
 def plan(
@@ -49,6 +67,8 @@ def plan(
     Raises:
       UserError: a config, a method or a field does not exist, or two runs have the same name.
     """
+    if any(override.startswith("--config.seed=") for override in overrides):
+        raise UserError("--config.seed: a sweep has --seeds N, from 0")
     planned: dict[str, Planned] = {}
     for seed in seeds:
         for spec in _specs(configs, chosen):
@@ -57,21 +77,14 @@ def plan(
             name = f"{default.name}-seed{seed}"
             if name in planned:
                 raise UserError(f"two runs of the sweep are called {name}; name each config once")
-            content = json.dumps(config.to_dict(), sort_keys=True)
             folder = workdir / name
-            command = ("run", "--config", spec, "--workdir", str(folder), *of_run)
-            planned[name] = Planned(
-                name,
-                folder,
-                (sys.executable, "-m", "rfm", *command, "--distributed", "off"),
-                hashlib.sha256(content.encode()).hexdigest()[:16],
-                config.train.epochs,
-            )
+            shown = ("rfm", "run", "--config", spec, "--workdir", str(folder), *of_run)
+            planned[name] = Planned(name, folder, config.to_dict(), shown)
     return list(planned.values())
 
 
 def _specs(configs: str, chosen: str | None) -> list[str]:
-    specs = [_absolute(spec) for spec in configs.split(",") if spec]
+    specs = [spec for spec in configs.split(",") if spec]
     if chosen is None:
         return specs
     if methodical := [spec for spec in specs if ":" in Path(spec).name]:
@@ -85,10 +98,3 @@ def _specs(configs: str, chosen: str | None) -> list[str]:
         if name in (ALL, PAPER):
             raise UserError(f"--methods {name} names all of them: give nothing beside it")
     return [f"{spec}:{name}" for spec in specs for name in names]
-
-
-def _absolute(spec: str) -> str:
-    """Jobs may run elsewhere in the file system."""
-    name, colon, method = spec.partition(":")
-    path = Path(name).expanduser()
-    return f"{path.absolute()}{colon}{method}" if path.is_file() else spec
