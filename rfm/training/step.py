@@ -27,6 +27,7 @@ from rfm import losses
 from rfm.data.augment import Augmentation, augment
 from rfm.devices import AXIS
 from rfm.training.adversary import Adversary
+from rfm.training.micro_batches import cut, join
 from rfm.training.objective import Objective
 from rfm.training.optimiser import GradFn, Gradient, Optimiser
 from rfm.training.rotation import rotate_half
@@ -181,8 +182,8 @@ def _all_examples(
     make = functools.partial(_examples, method, network, params, batch_stats)
     if method.micro_batches == 1:
         return make(*rows)
-    made = jax.lax.map(lambda piece: make(*piece), _cut(rows, method.micro_batches))
-    return _joined(made)
+    made = jax.lax.map(lambda piece: make(*piece), cut(rows, method.micro_batches))
+    return join(made)
 
 
 def _mean_gradient(
@@ -209,7 +210,7 @@ def _mean_gradient(
         )
         return Gradient(summed, found.batch_stats, metrics), None
 
-    pieces = _cut(examples, count), jnp.arange(count)
+    pieces = cut(examples, count), jnp.arange(count)
     first = jax.tree.map(lambda v: v[0], pieces[0])
     shapes = jax.eval_shape(
         functools.partial(_gradient, method, network), params, batch_stats, first, key
@@ -219,31 +220,6 @@ def _mean_gradient(
     total, _ = jax.lax.scan(add, start, pieces)
     gradient, metrics = jax.tree.map(lambda v: v / count, (total.gradient, total.metrics))
     return Gradient(gradient, total.batch_stats, metrics)
-
-
-def _cut(rows: PyTree, count: int) -> PyTree:
-    """Micro-batches along a new first axis: pair i of examples goes to micro-batch i % count.
-
-    So they are the same however a batch is cut over devices, and halves of a batch that
-    alternate (rotated ones, pseudo-labelled ones) are halves of each micro-batch.
-    """
-
-    def cut(v: Array) -> Array:
-        return jnp.moveaxis(v.reshape(-1, count, 2, *v.shape[1:]), 1, 0).reshape(
-            count, -1, *v.shape[1:]
-        )
-
-    return jax.tree.map(cut, rows)
-
-
-def _joined(pieces: PyTree) -> PyTree:
-    """The inverse of `_cut`."""
-
-    def join(v: Array) -> Array:
-        pairs = v.reshape(v.shape[0], -1, 2, *v.shape[2:])
-        return jnp.moveaxis(pairs, 0, 1).reshape(-1, *v.shape[2:])
-
-    return jax.tree.map(join, pieces)
 
 
 def _examples(

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,3 +95,27 @@ def test_slurm_that_refuses_is_told(rfm, tiny, slurm, tmp_path):
     assert result.status == 2, result
     assert "sbatch refuses digits-at-seed0" in result.err
     assert "Traceback" not in result.err
+
+
+def test_tasks_of_a_step_find_each_other(rfm, tiny, slurm, ask, environment, tmp_path):
+    """Without any flag: JAX reads Slurm's environment, and rfm when to ask JAX."""
+    workdir, alone = tmp_path / "run", tmp_path / "alone"
+    flags = " ".join(map(str, tiny))
+    script = tmp_path / "job.sh"
+    flag = "--xla_force_host_platform_device_count"
+    script.write_text(
+        "#!/bin/bash\n"
+        f"export HOME={environment['HOME']} XDG_CACHE_HOME={environment['XDG_CACHE_HOME']}\n"
+        f"export JAX_PLATFORMS=cpu XLA_FLAGS='{flag}=1 {QUICK['XLA_FLAGS']}'\n"
+        f"srun --ntasks=2 {sys.executable} -m rfm train --workdir {workdir} {flags}\n"
+    )
+    out = tmp_path / "out"
+    number = ask("sbatch", "--parsable", "--ntasks=2", f"--output={out}", str(script))
+    assert number, "submitted"
+    ended = ("COMPLETED", "FAILED", "CANCELLED")
+    wait_for(lambda: any(e in ask("scontrol", "show", "job", number) for e in ended), "it ends")
+    assert "COMPLETED" in ask("scontrol", "show", "job", number), out.read_text()
+    assert "peer ranks" in out.read_text(), "gloo says that there are two"
+    with_two = {"XLA_FLAGS": f"{flag}=2 {QUICK['XLA_FLAGS']}"}
+    assert rfm("train", "--workdir", alone, *tiny, **with_two).status == 0
+    assert metrics(workdir) == metrics(alone)

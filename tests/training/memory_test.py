@@ -13,6 +13,7 @@ from rfm.errors import UserError
 from rfm.training import build, loop
 from rfm.training.adversary import NoAdversary
 from rfm.training.memory import Memory
+from rfm.training.micro_batches import cut, join
 from rfm.training.objective import CrossEntropy
 from rfm.training.optimiser import sgd
 from rfm.training.schedule import multi_step
@@ -124,13 +125,11 @@ def test_micro_batches_do_not_depend_on_devices(batch):
 
 
 def test_micro_batches_hold_both_halves_of_a_mixed_batch(batch):
-    from rfm.training.step import _cut, _joined
-
     halves = jnp.arange(BATCH) % 2
-    cut = _cut(halves, 4)
-    assert (np.asarray(cut).mean(1) == 0.5).all()
-    assert (_joined(cut) == halves).all()
-    assert (_joined(_cut(jnp.arange(BATCH), 4)) == jnp.arange(BATCH)).all()
+    pieces = cut(halves, 4)
+    assert (np.asarray(pieces).mean(1) == 0.5).all()
+    assert (join(pieces) == halves).all()
+    assert (join(cut(jnp.arange(BATCH), 4)) == jnp.arange(BATCH)).all()
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(config, build_run):
