@@ -36,7 +36,7 @@ def main() -> int:
     """The drill; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=100, help="enough for all kills")
+    parser.add_argument("--epochs", type=int, default=60, help="enough for all kills")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="to keep both runs (default: temporary)")
     arguments = parser.parse_args()
@@ -67,7 +67,7 @@ def disturb(
     for number in range(1, kills + 1):
         processes = start(workdir, flags, running)
         wait_for_progress(processes, workdir)
-        time.sleep(chance.uniform(0, 5))
+        time.sleep(chance.uniform(1, 8))
         victim = chance.randrange(len(processes))
         processes[victim].send_signal(signal.SIGKILL)
         killed = time.monotonic()

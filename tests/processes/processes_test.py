@@ -23,7 +23,12 @@ def found_by(task: str, folder: Path, *, processes: int, devices: int) -> dict[s
     """What `processes` workers with `devices` each find together."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA"))}
-    environment = {**kept, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **kept,
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     shape = (str(processes), str(free_port()))
     folder.mkdir()
     started = [

@@ -25,6 +25,7 @@ from rfm.workdir import write_atomically
 BUSY = 75  # another job of this run goes on: try again later
 _SAVE_SECONDS = 90  # to write a checkpoint when the job must leave
 _LOCK_SECONDS = 60  # the job before may be about to end
+_FOR_THE_JOB = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 _TAIL = 4096  # bytes that hold a last line
 
 
@@ -87,6 +88,7 @@ class Job:
         with (
             file_of(self.base, "out").open("ab") as out,
             file_of(self.base, "err").open("ab") as err,
+            _kept_from_the_child(),
         ):
             self._child = subprocess.Popen(
                 self.command,
@@ -96,7 +98,6 @@ class Job:
                 stderr=err,
                 start_new_session=True,
                 pass_fds=(lock.fileno(),),
-                preexec_fn=_leave_to_the_job,
             )
         lock.write(json.dumps({"pid": self._child.pid, "host": socket.gethostname()}))
         lock.flush()
@@ -152,10 +153,17 @@ def process_here(base: Path) -> int | None:
     return int(where["pid"]) if where and where["host"] == socket.gethostname() else None
 
 
-def _leave_to_the_job() -> None:
-    """Signals by which submitit tells the job to leave would end the run unsaved."""
-    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+@contextlib.contextmanager
+def _kept_from_the_child() -> Iterator[None]:
+    """Signals by which submitit tells the job to leave would end the run unsaved.
+
+    A process that is started within never sees them; this one sees them afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_JOB)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
