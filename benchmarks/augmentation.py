@@ -88,8 +88,7 @@ def main() -> int:
     device = environment["cpu"] if on_cpu else found["devices"]
     path = RESULTS / f"{report.slug(device, environment['cores'] if on_cpu else None)}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
-    paths = sorted(RESULTS.glob("*.json"))
-    report.replace_region(BEGIN, END, [markdown(json.loads(p.read_text())) for p in paths])
+    report.render_records(RESULTS, (BEGIN, END), markdown)
     print(markdown(found))
     return 0
 

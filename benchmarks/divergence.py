@@ -41,8 +41,7 @@ def main() -> int:
         name = report.slug(environment["cpu"], environment["cores"])
         (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
         print(markdown(found))
-    paths = sorted(RESULTS.glob("*.json"))
-    report.replace_region(BEGIN, END, [markdown(json.loads(p.read_text())) for p in paths])
+    report.render_records(RESULTS, (BEGIN, END), markdown)
     return 0
 
 

@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument("--render", action="store_true", help="only rewrite the README's table")
     options = parser.parse_args()
     if options.render:
-        _render()
+        report.render_records(RESULTS, (BEGIN, END), markdown)
         return 0
     flags = f"--xla_force_host_platform_device_count={cores()}"
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
@@ -154,15 +154,9 @@ def main() -> int:
     device = environment["cpu"] if on_cpu else found["devices"]
     name = report.slug(device, environment["cores"] if on_cpu else None)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    _render()
+    report.render_records(RESULTS, (BEGIN, END), markdown)
     print(markdown(found))
     return 0
-
-
-def _render() -> None:
-    """Rewrites the marked region of the README from the results files."""
-    paths = sorted(RESULTS.glob("*.json"))
-    report.replace_region(BEGIN, END, [markdown(json.loads(p.read_text())) for p in paths])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,14 @@ def render(
     """Rewrites a marked region of the README from the results files."""
     parts = [_markdown(path) for path in sorted(folder.glob("*.json"))]
     replace_region(*region, parts, readme)
+
+
+def render_records(
+    folder: Path, region: tuple[str, str], markdown: Callable[[dict[str, Any]], str]
+) -> None:
+    """Rewrites a region of the README from a folder of JSON records, one part for each."""
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    replace_region(*region, [markdown(record) for record in records])
 
 
 def replace_region(begin: str, end: str, parts: Sequence[str], readme: Path = README) -> None:

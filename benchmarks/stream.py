@@ -50,7 +50,7 @@ def main() -> int:
     parser.add_argument("--render", action="store_true", help="only rewrite the README's table")
     options = parser.parse_args()
     if options.render:
-        _render()
+        report.render_records(RESULTS, (BEGIN, END), markdown)
         return 0
     arrange()
     calls = {ON_DEVICE: _side(options, None)}
@@ -62,7 +62,7 @@ def main() -> int:
     RESULTS.mkdir(parents=True, exist_ok=True)
     name = report.slug(environment["cpu"], environment["cores"])
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    _render()
+    report.render_records(RESULTS, (BEGIN, END), markdown)
     print(markdown(found))
     return 0
 
@@ -123,12 +123,6 @@ def markdown(found: dict[str, Any]) -> str:
         rate = f"{images / middle:.0f} ({ends[0]:.0f} to {ends[1]:.0f})"
         lines.append(f"| {name} | {reads} | {rate} | {on_device / middle:.2f} |")
     return "\n".join([*lines, ""])
-
-
-def _render() -> None:
-    """Rewrites the marked region of the README from the results files."""
-    paths = sorted(RESULTS.glob("*.json"))
-    report.replace_region(BEGIN, END, [markdown(json.loads(p.read_text())) for p in paths])
 
 
 if __name__ == "__main__":

@@ -70,13 +70,14 @@ def _guarded(known: argparse.Namespace, stop: Stop) -> job.Outcome:
 
 def _run(known: argparse.Namespace, stop: Stop) -> int:
     # What is told to all, and when, follows from the flags, the config and the data.
-    job.same("command", json.dumps({k: str(v) for k, v in vars(known).items() if k != "process"}))
+    given = {name: str(value) for name, value in vars(known).items() if name != "process"}
+    job.same("command", lambda: json.dumps(given))
     if known.verb not in WITHOUT_CONFIG:
         exported = getattr(known, "exported", None)
         known.config, known.workdir = resolve(
             known.config, known.workdir, known.overrides, exported=exported
         )
-        job.same("config", known.config.to_json_best_effort(sort_keys=True))
+        job.same("config", lambda: json.dumps(known.config.to_dict(), sort_keys=True))
     from rfm.cli import verbs  # a second of imports, which a wrong flag need not wait for
 
     return verbs.VERBS[known.verb](known, stop)

@@ -47,7 +47,7 @@ class Command:
         workdirs.check(self.workdir, self.config.to_dict())  # before data are loaded
         check_devices()
         run = build(self.config)
-        same("data set", run.dataset.digest())
+        same("data set", run.dataset.digest)
         return run
 
     def must_exist(self) -> None:

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 from jaxtyping import Int, UInt8
 
-AHEAD = 4  # steps that are read before they are asked for, at least
+_AHEAD = 4  # steps that are read before they are asked for, at least
 
 
 class Rows(NamedTuple):
@@ -45,9 +45,6 @@ class Source:
             starts = (a.__array_interface__["data"][0] for a in (images, mapped))
             self._offset = mapped.offset + next(starts) - next(starts)
             self._size = int(np.prod(images.shape[1:], dtype=np.int64))
-
-    def __len__(self) -> int:
-        return len(self._labels)
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         if self._file is None:
@@ -109,6 +106,6 @@ def stream(
     order = _Order(rows_of, first, last - first)
     n = len(rows_of(first))
     examples = grain.MapDataset.source(order).map(source.__getitem__)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(AHEAD * n, threads))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(_AHEAD * n, threads))
     for batch in examples.to_iter_dataset(options).batch(n):
         yield Rows(batch["images"][None], batch["labels"][None])

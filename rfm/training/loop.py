@@ -130,10 +130,9 @@ def train(
                     saved, last_save = step, time.monotonic()
                 progress("train", step, run.total_steps, {**means, "epoch": epoch})
                 if stop and step < run.total_steps:
-                    checkpoints.finish()
                     raise Interrupted(f"stopped at step {step} of {run.total_steps}; state saved")
             checkpoints.finish()
-        except NotFinite:
+        except (NotFinite, Interrupted):  # all processes have it
             checkpoints.finish()
             raise
         finally:

@@ -26,8 +26,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 from rfm import losses
 from rfm.data.augment import Augmentation, augment
 from rfm.devices import AXIS
+from rfm.training import micro_batches
 from rfm.training.adversary import Adversary
-from rfm.training.micro_batches import cut, join
 from rfm.training.objective import Objective
 from rfm.training.optimiser import GradFn, Gradient, Optimiser
 from rfm.training.rotation import rotate_half
@@ -137,14 +137,16 @@ def gradient_function(method: Method, network: Network, mesh: Mesh) -> GradFn:
     # Without the check, gradients of the replicated parameters stay local to a device
     # until the one sum, and adversaries need not know of the mesh.
     make_examples = jax.shard_map(
-        functools.partial(_all_examples, method, network),
+        micro_batches.mapped(functools.partial(_examples, method, network), method.micro_batches),
         mesh=mesh,
         in_specs=(everywhere, everywhere, cut, cut, cut),
         out_specs=cut,
         check_vma=False,
     )
     gradient_on = jax.shard_map(
-        functools.partial(_mean_gradient, method, network),
+        micro_batches.mean_gradient(
+            functools.partial(_gradient, method, network), method.micro_batches, AXIS
+        ),
         mesh=mesh,
         in_specs=(everywhere, everywhere, cut, everywhere),
         out_specs=everywhere,
@@ -169,57 +171,6 @@ def gradient_function(method: Method, network: Network, mesh: Mesh) -> GradFn:
         return there._replace(metrics=found.metrics)
 
     return grad_fn
-
-
-def _all_examples(
-    method: Method,
-    network: Network,
-    params: Params,
-    batch_stats: PyTree,
-    *rows: PyTree,
-) -> Examples:
-    """What one device trains on, made of one micro-batch after the other."""
-    make = functools.partial(_examples, method, network, params, batch_stats)
-    if method.micro_batches == 1:
-        return make(*rows)
-    made = jax.lax.map(lambda piece: make(*piece), cut(rows, method.micro_batches))
-    return join(made)
-
-
-def _mean_gradient(
-    method: Method,
-    network: Network,
-    params: Params,
-    batch_stats: PyTree,
-    examples: Examples,
-    key: Key[Array, ""],
-) -> Gradient:
-    """The mean over micro-batches; running statistics go through them in order."""
-    count = method.micro_batches
-    whole = jax.lax.psum(examples.labels.shape[0], AXIS)
-    key = jax.random.fold_in(key, whole)  # examples have the numbers below
-    if count == 1:
-        return _gradient(method, network, params, batch_stats, examples, key)
-
-    def add(carry: Gradient, piece: tuple[Examples, Array]) -> tuple[Gradient, None]:
-        rows, number = piece
-        of_piece = jax.random.fold_in(key, number)
-        found = _gradient(method, network, params, carry.batch_stats, rows, of_piece)
-        summed, metrics = jax.tree.map(
-            jnp.add, (carry.gradient, carry.metrics), (found.gradient, found.metrics)
-        )
-        return Gradient(summed, found.batch_stats, metrics), None
-
-    pieces = cut(examples, count), jnp.arange(count)
-    first = jax.tree.map(lambda v: v[0], pieces[0])
-    shapes = jax.eval_shape(
-        functools.partial(_gradient, method, network), params, batch_stats, first, key
-    )
-    zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
-    start = zeros._replace(batch_stats=batch_stats)
-    total, _ = jax.lax.scan(add, start, pieces)
-    gradient, metrics = jax.tree.map(lambda v: v / count, (total.gradient, total.metrics))
-    return Gradient(gradient, total.batch_stats, metrics)
 
 
 def _examples(
