@@ -32,7 +32,7 @@ def outside(config: Mapping[str, Any], steps: int) -> Found:
     from rich.console import Console
 
     from rfm.cli.bars import Bars
-    from rfm.training import loop
+    from rfm.training import feed, loop
 
     run, spans = _run(config), {"dispatch": [], "validation": [], "checkpoint": []}
     in_dispatch = min(run.config.train.steps_per_dispatch, run.steps_per_epoch)
@@ -51,7 +51,7 @@ def outside(config: Mapping[str, Any], steps: int) -> Found:
 
     store = loop.Checkpoints
     with (
-        mock.patch.object(loop, "make_dispatch", making("dispatch", loop.make_dispatch)),
+        mock.patch.object(feed, "make_dispatch", making("dispatch", feed.make_dispatch)),
         mock.patch.object(loop, "_validator", making("validation", loop._validator)),
         mock.patch.object(store, "save", timed("checkpoint", store.save)),
         mock.patch.object(store, "__exit__", timed("checkpoint", store.__exit__)),

@@ -20,6 +20,14 @@ from rfm.devices import shard
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", 4)
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs are compiled once for all workers and modules, and for the next time."""
+    assert config.cache is not None
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 hypothesis.settings.register_profile(
     "rfm", deadline=None, derandomize=True, database=None, max_examples=50
 )

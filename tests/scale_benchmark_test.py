@@ -179,6 +179,18 @@ def test_a_part_that_fails_says_why(tmp_path):
         scale.measure(piece, tmp_path, time.monotonic() + 120)
 
 
+@pytest.mark.slow
+def test_the_loop_outside_of_the_step_is_timed(tmp_path):
+    config = {"file": "digits:at", "model.width": 2, "data.train_examples": 64}
+    config |= {"train.batch_size": 32, "validation.examples": 32, "validation.restarts": 1}
+    settings = {"config": config, "steps": 4}
+    piece = load("scale_plan").Piece("", "", "benchmarks.scale_run:outside", settings)
+    found = load("scale").measure(piece, tmp_path, time.monotonic() + 240)
+    assert found["steps"] == 4
+    assert found["epochs"] == found["dispatches"] == 2
+    assert 0 < found["dispatch_seconds"] < found["loop_seconds"]
+
+
 def test_unknown_parts_are_refused(capsys):
     with pytest.raises(SystemExit):
         options("--only", "throughput,nowhere")

@@ -2,11 +2,14 @@
 
 import jax
 import numpy as np
+import pytest
 
 from rfm import losses
 from rfm.attacks import APGD, FAB, PGD, Square, Stage, autoattack
 from rfm.threat import linf
 from rfm.types import bind
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(0)
 EPSILON = 8 / 255

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 RFM = Path(sys.executable).parent / "rfm"
@@ -208,3 +211,26 @@ def contents() -> Callable[[Path], dict[str, str]]:
         }
 
     return contents
+
+
+@pytest.fixture(scope="session")
+def assert_same_training() -> Callable[[Path, Path], None]:
+    """`assert_same_training(one, other)`: two workdirs have the same metrics and final state."""
+
+    def assert_same_training(one: Path, other: Path) -> None:
+        assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+        found, expected = final_state(one), final_state(other)
+        assert len(found) == len(expected) > 50
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b, strict=True)
+
+    return assert_same_training
+
+
+def final_state(workdir: Path) -> list[np.ndarray]:
+    """All arrays of the newest checkpoint, read as they are, without a model."""
+    step = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+    handler = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    found = handler.restore(workdir / "checkpoints" / str(step) / "state")
+    assert int(found["step"]) == step
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(found)]

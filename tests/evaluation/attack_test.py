@@ -14,6 +14,8 @@ from rfm.evaluation.attack import attack_tasks
 from rfm.evaluation.tasks import Subject, carry_out
 from rfm.training import build
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def subject():

@@ -8,6 +8,8 @@ import pytest
 import rfm
 from rfm.evaluation.robustness import attacked, clean, estimate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EPSILON = 8 / 255
 
 

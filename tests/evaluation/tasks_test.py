@@ -16,6 +16,8 @@ from rfm.evaluation.robustness import clean
 from rfm.evaluation.tasks import Subject, carry_out, key_for
 from rfm.training import build
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def subject():

@@ -1,11 +1,14 @@
 """Flatness of a real network: adversarially trained here, on real images."""
 
 import jax
+import pytest
 
 from rfm.attacks import PGD
 from rfm.flatness import average_case, interval, reference, worst_case
 from rfm.perturb import RelativeBall
 from rfm.threat import linf
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY, LINF = jax.random.key(0), linf(8 / 255)
 

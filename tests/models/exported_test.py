@@ -11,6 +11,8 @@ from rfm.flatness import extreme_eigenvalues
 from rfm.models import exported
 from rfm.types import bind
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPE = (8, 8, 3)
 
 

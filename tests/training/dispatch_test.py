@@ -11,6 +11,8 @@ from rfm.devices import replicate
 from rfm.training.dispatch import _dispatch, make_dispatch, steps_per_epoch
 from rfm.training.step import TrainBatch
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def dispatch_with(run, steps, longest):
     config = run.config.train

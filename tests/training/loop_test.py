@@ -11,6 +11,8 @@ from rfm.training import build, loop
 from rfm.training.checkpoint import Checkpoints
 from rfm.training.metrics import read_lines
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_interrupted_at_every_dispatch_ends_bit_identical(run, tmp_path):
     whole = loop.train(run, tmp_path / "whole")

@@ -22,6 +22,8 @@ from rfm.training.step import Method, Network, TrainBatch, gradient_function, tr
 from rfm.training.weight_adversary import AdversarialWeights
 from rfm.types import bind
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BATCH = 16
 
 
