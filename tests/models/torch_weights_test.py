@@ -9,6 +9,7 @@ from rfm import losses, models
 from rfm.errors import UserError
 from rfm.models import resnet
 from rfm.models.blocks import Bottleneck, DeepMindBlock, PreActBlock, WideBlock
+from rfm.models.published import leaves
 from rfm.models.resnet import ResNet
 
 torch = pytest.importorskip(
@@ -72,6 +73,8 @@ CASES = {
 # The same code at more depths; their programs take long to compile.
 SLOW = ("resnet34", "resnet26", "preact_resnet34", "wrn34-1", "dm_wrn34-1")
 
+FAMILIES = ("resnet18", "resnet26", "preact_resnet18", "wrn16-2", "wrn16-2-cosine", "dm_wrn10-2")
+
 
 def small(name="wrn10-1"):
     model, module = CASES[name]()
@@ -111,7 +114,7 @@ def test_logits_and_input_gradients_are_those_of_pytorch(name, crops):
         assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_there_and_back(name):
     """To the bit, but for scales below a half, which an offset from one rounds; once."""
     model, module = small(name)
@@ -132,7 +135,7 @@ def test_there_and_back(name):
     assert all(np.array_equal(twice[key], found[key]) for key in found)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_exported_tensors_are_all_that_pytorch_asks_for(name):
     model, module = small(name)
     shapes = jax.eval_shape(lambda key: models.initialise(model, key, (8, 8, 3)), jax.random.key(0))
@@ -175,6 +178,31 @@ def test_architectures_by_name_are_those_that_are_compared_here():
             model.block, model.stages, model.stem_norm, model.final_norm, model.stem_width
         )  # fmt: skip
     assert settings("dm_wrn70")[:2] == (DeepMindBlock, (11, 11, 11))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "theirs"),
+    [
+        ("resnet18", 64, lambda: reference.ResNet(reference.BasicBlock, (2, 2, 2, 2))),
+        ("resnet50", 64, lambda: reference.ResNet(reference.Bottleneck, (3, 4, 6, 3))),
+        ("preact_resnet18", 64, lambda: reference.ResNet(reference.PreActBlock, (2, 2, 2, 2))),
+        ("wrn28", 160, lambda: reference.WideResNet(28, 10)),
+        ("wrn34", 320, lambda: reference.WideResNet(34, 20)),
+        ("dm_wrn34", 320, lambda: reference.DeepMindWideResNet(34, 20)),
+        ("dm_wrn70", 256, lambda: reference.DeepMindWideResNet(70, 16)),
+    ],
+)
+def test_networks_of_full_size_have_the_same_tensors(name, width, theirs):
+    with torch.device("meta"):  # shapes alone
+        state = theirs().state_dict()
+    model = models.create(name, classes=10, width=width, **PLAIN)
+    found = {leaf.name: leaf.shape_there for leaf in leaves(model)}
+    buffers = ("num_batches_tracked", "mean", "std")
+    assert found == {
+        key: tuple(value.shape)
+        for key, value in state.items()
+        if key.rpartition(".")[-1] not in buffers
+    }
 
 
 @pytest.mark.parametrize(
