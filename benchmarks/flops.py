@@ -53,11 +53,11 @@ class Convolution:
 
 
 def convolutions(
-    stages: tuple[int, ...], width: int, *, size: int = 32, channels: int = 3
+    stages: tuple[int, ...], width: int, *, stem: int = 0, size: int = 32, channels: int = 3
 ) -> Iterator[Convolution]:
-    """Those of `rfm.models.resnet.ResNet`, in order."""
-    yield Convolution(size, channels, width)
-    inputs = width
+    """Those of an `rfm.models.resnet.ResNet` of blocks of two, in order; `stem` 0: `width`."""
+    inputs = stem or width
+    yield Convolution(size, channels, inputs)
     for stage, blocks in enumerate(stages):
         for block in range(blocks):
             features, stride = width * 2**stage, 2 if stage > 0 and block == 0 else 1
@@ -70,10 +70,17 @@ def convolutions(
 
 
 def forward(
-    stages: tuple[int, ...], width: int, *, classes: int = 10, size: int = 32, zeros: bool = False
+    stages: tuple[int, ...],
+    width: int,
+    *,
+    stem: int = 0,
+    classes: int = 10,
+    size: int = 32,
+    zeros: bool = False,
 ) -> int:
     """Operations in the products of a ResNet's forward pass, for one example."""
-    products = sum(c.flops(zeros=zeros) for c in convolutions(stages, width, size=size))
+    of_all = convolutions(stages, width, stem=stem, size=size)
+    products = sum(c.flops(zeros=zeros) for c in of_all)
     return products + 2 * width * 2 ** (len(stages) - 1) * classes
 
 

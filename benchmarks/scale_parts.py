@@ -27,8 +27,6 @@ Found = dict[str, Any]
 
 def about(peer_python: str) -> Found:
     """The devices, the networks, and which PyTorch there is."""
-    from rfm import models
-
     arrange()
     device = jax.devices()[0]
     asked = "import torch; print(torch.__version__, torch.cuda.is_available())"
@@ -38,7 +36,6 @@ def about(peer_python: str) -> Found:
         "platform": device.platform,
         "device": device.device_kind,
         "devices": jax.device_count(),
-        "architectures": sorted(models.ARCHITECTURES),
         "jax": jax.__version__,
         "torch": words[0] if words else None,
         "torch_cuda": words[1:] == ["True"],
@@ -116,7 +113,7 @@ def utilisation(networks: list[list[Any]], sizes: Mapping[str, list[int]], repea
     from benchmarks import flops
     from benchmarks import workload as given
     from rfm import models
-    from rfm.models.resnet import ResNet
+    from rfm.models.blocks import Bottleneck
 
     counts = []
     for name, width in networks:
@@ -124,9 +121,11 @@ def utilisation(networks: list[list[Any]], sizes: Mapping[str, list[int]], repea
             name, classes=given.CLASSES, width=width, mean=given.MEAN, std=given.STD
         )
         by_xla = flops.counted(model)
-        known = model.stages if isinstance(model, ResNet) else None
+        shape = {"stages": model.stages, "width": width, "stem": model.stem_width}
         by_hand = {
-            key: known and flops.forward(known, width, classes=given.CLASSES, zeros=zeros)
+            key: None
+            if model.block is Bottleneck  # three convolutions in a block
+            else flops.forward(**shape, classes=given.CLASSES, zeros=zeros)
             for key, zeros in (("forward", False), ("forward_with_zeros", True))
         }
         step = flops.of_step(**by_xla, steps=given.TRAIN_STEPS)
