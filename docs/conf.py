@@ -75,6 +75,7 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # they are in the signature
 napoleon_use_rtype = False
 add_module_names = False
 maximum_signature_line_length = 88

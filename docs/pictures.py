@@ -23,11 +23,11 @@ from rfm.data import digits
 from rfm.reporting import style
 
 IMAGES = Path(__file__).parent / "images"
-EPSILON = 0.2
+EPSILON = 0.1
 LINF = rfm.threat.linf(EPSILON)
-PGD_7 = rfm.attacks.PGD(LINF, steps=7, step_size=0.05)
-PGD_20 = rfm.attacks.PGD(LINF, steps=20, step_size=0.02)
-PGD_20_10 = rfm.attacks.PGD(LINF, steps=20, step_size=0.02, restarts=10)
+PGD_7 = rfm.attacks.PGD(LINF, steps=7, step_size=0.025)
+PGD_20 = rfm.attacks.PGD(LINF, steps=20, step_size=0.01)
+PGD_20_10 = rfm.attacks.PGD(LINF, steps=20, step_size=0.01, restarts=10)
 KEY = jax.random.key(0)
 PLAIN, ROBUST = "train", "test"  # colours of the two networks: vermilion and blue
 
@@ -39,7 +39,7 @@ def apply_fn(params: Any, x: jax.Array) -> jax.Array:
     return hidden @ params["out"]["kernel"] + params["out"]["bias"]
 
 
-def initial(hidden: int = 66) -> Any:
+def initial(hidden: int) -> Any:
     first, second = jax.random.split(KEY)
     return {
         "hidden": {
@@ -62,7 +62,7 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def train(
-    x: np.ndarray, y: np.ndarray, attack: Any, epochs: int, every: int, batch: int = 100
+    x: np.ndarray, y: np.ndarray, attack: Any, epochs: int, every: int, hidden: int = 66
 ) -> Iterator[tuple[int, Any]]:
     """Adam on the cross-entropy of what the attack returns; parameters every so many epochs."""
     optimiser = optax.adam(2e-3)
@@ -78,7 +78,7 @@ def train(
         updates, state = optimiser.update(jax.grad(loss)(params, x, y), state)
         return optax.apply_updates(params, updates), state
 
-    params = initial()
+    params, batch = initial(hidden), 100
     carry, count, rng = (params, optimiser.init(params)), 0, np.random.default_rng(0)
     for epoch in range(1, epochs + 1):
         order = rng.permutation(len(x))
@@ -119,13 +119,14 @@ def robust_loss() -> Figure:
             axes = figure.add_subplot(images[row, column])
             axes.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
             axes.grid(False)
             if column != 1:
                 says = int(apply_fn(params, jnp.asarray(image)[None]).argmax())
                 axes.set_xlabel(f'"{says}"', fontweight="bold", color=style.colour(name))
             else:
                 axes.set_xlabel("added")
-        epsilons = np.linspace(0, 0.3, 13)
+        epsilons = np.linspace(0, 0.2, 11)
         points = []
         for epsilon in epsilons:
             threat = rfm.threat.linf(float(epsilon))
@@ -136,7 +137,7 @@ def robust_loss() -> Figure:
         for axes, values in zip(curves, (errors, losses), strict=True):
             axes.plot(epsilons, values, color=style.colour(name), label=NAMES[name])
     for axes, title, top in zip(curves, ("RErr (%)", "RLoss"), (100, 6), strict=True):
-        axes.set(xlabel="epsilon", ylim=(0, top), xlim=(0, 0.3))
+        axes.set(xlabel="epsilon", ylim=(0, top), xlim=(0, 0.2))
         axes.set_title(title)
         axes.axvline(EPSILON, color=style.colour("muted"), linewidth=0.8, linestyle=":")
     curves[0].legend(loc="lower right", fontsize=8)
@@ -162,7 +163,7 @@ def landscapes() -> Figure:
                 KEY,
                 ball=small,
                 threat=threat,
-                input_step_size=0.02,
+                input_step_size=0.01,
                 weight_step_size=0.0025,
             )
             for axes, directions, reduce in (
@@ -184,7 +185,7 @@ def landscapes() -> Figure:
     for axes in (random, adversarial):
         axes.set(xlabel="step", xlim=(-1, 1))
         axes.set_ylim(bottom=0)
-    style.legend_below(figure)
+    figure.legend(*random.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -203,7 +204,7 @@ def average_worst() -> Figure:
         found = rfm.flatness.average_case(apply_fn, params, x, y, KEY, attack=PGD_20, **settings)
         average.append(found)
         if radius < 0.2:
-            step = {"input_step_size": 0.02, "weight_step_size": radius / 5}
+            step = {"input_step_size": 0.01, "weight_step_size": radius / 5}
             found = rfm.flatness.worst_case(
                 apply_fn, params, x, y, KEY, threat=LINF, **step, **settings
             )
@@ -254,13 +255,13 @@ def two_weights(params: Any, x: jax.Array) -> jax.Array:
 def relative_balls() -> Figure:
     """Balls of fixed size and relative balls at two points of one function."""
     x, y, fixed, radius = jnp.ones((1, 1, 1, 1)), jnp.ones(1, jnp.int32), 0.45, 0.4
-    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.4, 4), layout="constrained")
     axes = figure.add_subplot()
-    w1, w2 = np.meshgrid(np.linspace(0.01, 5.6, 200), np.linspace(0.01, 2.6, 200))
+    w1, w2 = np.meshgrid(np.linspace(0, 6, 80), np.linspace(0, 2.6, 50))
     loss = np.log1p(np.exp(-w1 * w2))
-    heights = axes.contourf(w1, w2, loss, np.linspace(0, 0.7, 15), cmap="Blues_r")
-    figure.colorbar(heights, ax=axes, label="loss", ticks=np.arange(0, 0.8, 0.1))
-    product, line = 2.0, np.linspace(0.5, 5.6, 200)
+    heights = axes.contourf(w1, w2, loss, np.linspace(0, 0.7, 15), cmap="Blues", vmax=1.1)
+    figure.colorbar(heights, ax=axes, label="loss", ticks=np.arange(0, 0.8, 0.1), shrink=0.8)
+    product, line = 2.0, np.linspace(0.5, 6, 100)
     axes.plot(line, product / line, "--", color=style.colour("ink"), linewidth=1)
     ball = rfm.perturb.RelativeBall(radius)
     around = np.linspace(0, 2 * np.pi, 2000)
@@ -278,24 +279,27 @@ def relative_balls() -> Figure:
         orange, ink = style.colour("train"), style.colour("ink")
         axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=orange, linewidth=1.8))
         axes.add_patch(Circle((a, b), fixed, fill=False, edgecolor=ink, linewidth=1.4))
-        draws = jax.vmap(lambda key, p=params: ball.sample(key, p))(jax.random.split(KEY, 200))
+        draws = jax.vmap(lambda key, p=params: ball.sample(key, p))(jax.random.split(KEY, 100))
         axes.scatter(a + draws["w1"], b + draws["w2"], s=2.5, color=orange, linewidth=0)
         axes.plot(a, b, "o", color=ink)
         text = f"rise in the circle {rise:.2f},\nin the rectangle {found.value:.2f}"
-        axes.annotate(text, (a, b + max(size[1] / 2, fixed) + 0.06), ha="center", va="bottom")
-    axes.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(0, 5.6), ylim=(0, 2.6), aspect="equal")
+        place = (a + size[0] / 2 + 0.1, b + 0.3) if factor == 1 else (a - 0.6, b + fixed + 0.08)
+        axes.annotate(text, place, va="bottom")
+    axes.set(xlabel="$w_1$", ylabel="$w_2$", xlim=(0, 6), ylim=(0, 2.6), aspect="equal")
     axes.grid(False)
     return figure
 
 
 def early_stopping() -> Figure:
-    """Robust overfitting of a network on few digits."""
+    """Robust overfitting on few digits, some of them labelled at random."""
     x, y, x_test, y_test = data()
-    x, y = x[:300], y[:300]
+    x, y, rng = x[:600], y[:600].copy(), np.random.default_rng(1)
+    wrong = rng.uniform(size=len(y)) < 0.2
+    y[wrong] = rng.integers(0, 10, wrong.sum())
     held_out, test = slice(400, 500), slice(0, 400)
     epochs, rows = [], []
     average, worst = [], []
-    for epoch, params in train(x, y, PGD_7, 200, 10):
+    for epoch, params in train(x, y, PGD_7, 300, 15, hidden=256):
         logits_fn = rfm.types.bind(apply_fn, params)
         found = [
             PGD_20(logits_fn, images, labels, KEY)
@@ -322,7 +326,7 @@ def early_stopping() -> Figure:
                 *arguments,
                 ball=rfm.perturb.RelativeBall(0.003),
                 threat=LINF,
-                input_step_size=0.02,
+                input_step_size=0.01,
                 restarts=2,
                 reference=reference,
             )
@@ -364,10 +368,8 @@ def main(names: list[str]) -> None:
         with style.styled():
             figure = PICTURES[name]()
         (IMAGES / f"{name}.svg").write_text(style.svg(figure))
-        if "--png" in sys.argv:
-            (IMAGES / f"{name}.png").write_bytes(style.png(figure))
         print(IMAGES / f"{name}.svg")
 
 
 if __name__ == "__main__":
-    main([name for name in sys.argv[1:] if not name.startswith("--")])
+    main(sys.argv[1:])

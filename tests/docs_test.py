@@ -215,7 +215,7 @@ def test_reference_has_every_public_name_and_these_are_described():
     for name in entries:
         module, _, member = name.rpartition(".")
         found = getattr(importlib.import_module(module), member)
-        if inspect.isfunction(found) or inspect.isclass(found):
+        if inspect.isfunction(found) or (inspect.isclass(found) and "jaxtyping" not in repr(found)):
             assert found.__doc__, name
 
 

@@ -26,6 +26,7 @@ def setup(app: Any) -> dict[str, bool]:
         app.add_config_value(table, {}, "env")
     app.connect("source-read", _read)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-docstring", _forget_what_its_type_says)
     return {"parallel_read_safe": True}
 
 
@@ -130,3 +131,11 @@ def _skip(app: Any, what: str, name: str, found: Any, skip: bool, options: Any) 
     """Fields of named tuples are described with their class."""
     document = getattr(found, "__doc__", None) or ""
     return True if document.startswith("Alias for field number") else None
+
+
+def _forget_what_its_type_says(
+    app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]
+) -> None:
+    """A dictionary without a description of its own would have that of ``dict``."""
+    if what == "data" and lines and (inspect.getdoc(type(found)) or "").startswith(lines[0]):
+        lines.clear()
