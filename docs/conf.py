@@ -90,6 +90,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # a second field to search in
     "show_toc_level": 2,
     "use_download_button": False,
     "use_fullscreen_button": False,

@@ -29,6 +29,10 @@ def code(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.M | re.S)
 
 
+def prose(path: Path) -> str:
+    return re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+
+
 def programs():
     """The Python of each page; a block that begins with ``import`` begins a program."""
     for path in PAGES:
@@ -125,7 +129,7 @@ def test_flags_exist(path):
     _, verbs = parser._make_parsers()
     usage = " ".join(verb.format_usage() for verb in verbs.values())
     known = set(re.findall(r"--[a-z][\w-]*", usage)) | OTHERS
-    for span in re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)):
+    for span in re.findall(r"`([^`\n]+)`", prose(path)):
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*(?![\w.])", span):
             assert flag in known, flag
 
@@ -153,8 +157,7 @@ def resolves(name: str) -> bool:
 
 @pytest.mark.parametrize("path", EVERYWHERE, ids=NAMES)
 def test_links_lead_somewhere(path):
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
-    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", text):
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", prose(path)):
         file = (path.parent / target) if target else path
         assert file.exists(), target
         if anchor:
@@ -198,9 +201,9 @@ def test_every_page_is_in_the_navigation():
 def test_pages_from_elsewhere_keep_their_links():
     pages, elsewhere = extension("pages"), site()["ELSEWHERE"]
     assert {file for file in elsewhere.values() if not (ROOT / file).exists()} == set()
-    text = "[a](local.sh) [b](../docs/scale.md#memory) [c](https://d.e) [f](../benchmarks/README.md)"
+    text = "[a](local.sh) [b](../docs/scale.md#memory) [c](https://d.e) [f](../CHANGELOG.md)"
     linked = pages.with_links(text, ROOT / "launch/README.md", DOCS, elsewhere, "launching")
-    assert linked == "[a](../launch/local.sh) [b](scale.md#memory) [c](https://d.e) [f](benchmarks.md)"
+    assert linked == "[a](../launch/local.sh) [b](scale.md#memory) [c](https://d.e) [f](changes.md)"
 
 
 def test_reference_has_every_public_name_and_these_are_described():

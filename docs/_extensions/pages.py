@@ -89,7 +89,10 @@ def _entries(name: str, but: str | None = None) -> Iterator[str]:
     module = importlib.import_module(name)
     known = vars(importlib.import_module(but)).values() if but else ()
     yield from ("```{eval-rst}", f".. automodule:: {name}", "")
-    for member in public_names(module):
+    order = ("function", "class", "exception", "data")
+    for member in sorted(
+        public_names(module), key=lambda member: order.index(_kind(getattr(module, member)))
+    ):
         found = getattr(module, member)
         if any(found is other for other in known):
             continue  # the package has it already

@@ -1,7 +1,8 @@
 """Signatures as they are written: ``x: Images``, not what `Images` stands for.
 
 Annotations are values at run time, and those of jaxtyping are long. The source has the names
-that the authors chose, and `rfm.types` says what they are; here names become links.
+that the authors chose, and `rfm.types` says what they are; here names become links, also those
+that pages mention as ``rfm.x.y``.
 """
 
 import ast
@@ -15,6 +16,7 @@ def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _find)
+    app.connect("doctree-read", _mention)
     return {"parallel_read_safe": True}
 
 
@@ -64,7 +66,7 @@ def _default(value: ast.expr) -> ast.expr:
 
 
 def _tidy(text: str) -> str:
-    """jaxtyping's shapes of one dimension begin with a space, for the sake of linters."""
+    """Jaxtyping's shapes of one dimension begin with a space, for the sake of linters."""
     return re.sub(r"' (\w+)'", r"'\1'", text)
 
 
@@ -83,3 +85,15 @@ def _find(app: Any, env: Any, node: Any, content: Any) -> Any:
     entry = objects[best[0]]
     document = node.get("refdoc", env.docname)
     return make_refnode(app.builder, document, entry.docname, entry.node_id, content, best[0])
+
+
+def _mention(app: Any, doctree: Any) -> None:
+    from docutils import nodes
+    from sphinx.addnodes import pending_xref
+
+    for node in list(doctree.findall(nodes.literal)):
+        name = node.astext()
+        if re.fullmatch(r"rfm(\.\w+)+", name) and not isinstance(node.parent, pending_xref):
+            options = {"refdomain": "py", "reftype": "obj", "reftarget": name}
+            link = pending_xref("", node.deepcopy(), refdoc=app.env.docname, **options)
+            node.replace_self(link)
