@@ -12,11 +12,13 @@ import inspect
 import os
 import posixpath
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+KINDS = ("function", "class", "exception", "data")
 LINK = re.compile(r"(\]\()([^)#:\s]+)(#[^)\s]*)?(\))")
 
 
@@ -26,7 +28,6 @@ def setup(app: Any) -> dict[str, bool]:
         app.add_config_value(table, {}, "env")
     app.connect("source-read", _read)
     app.connect("autodoc-skip-member", _skip)
-    app.connect("autodoc-process-docstring", _forget_what_its_type_says)
     return {"parallel_read_safe": True}
 
 
@@ -89,15 +90,19 @@ def _entries(name: str, but: str | None = None) -> Iterator[str]:
     module = importlib.import_module(name)
     known = vars(importlib.import_module(but)).values() if but else ()
     yield from ("```{eval-rst}", f".. automodule:: {name}", "")
-    order = ("function", "class", "exception", "data")
-    for member in sorted(
-        public_names(module), key=lambda member: order.index(_kind(getattr(module, member)))
-    ):
+    members = public_names(module)
+    if hasattr(module, "__path__"):  # a package re-exports by file; readers want verbs first
+        members.sort(key=lambda member: KINDS.index(_kind(getattr(module, member))))
+    for member in members:
         found = getattr(module, member)
+        kind = _kind(found)
+        if kind == "data":
+            yield from _assignment(module, member)
+            continue
         if any(found is other for other in known):
             continue  # the package has it already
-        yield f".. auto{_kind(found)}:: {name}.{member}"
-        if inspect.isclass(found):
+        yield f".. auto{kind}:: {name}.{member}"
+        if kind == "class":
             yield "   :members:"
             if "__call__" in vars(found):
                 yield "   :special-members: __call__"
@@ -105,8 +110,24 @@ def _entries(name: str, but: str | None = None) -> Iterator[str]:
     yield "```"
 
 
+def _assignment(module: ModuleType, name: str) -> Iterator[str]:
+    """A constant or an alias as the source has it, with the string below it."""
+    yield from (f".. py:data:: {name}", f"   :module: {module.__name__}")
+    body = ast.parse(inspect.getsource(module)).body
+    for node, following in zip(body, [*body[1:], None], strict=True):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if name in [getattr(target, "id", None) for target in targets]:
+            value = ast.unparse(node.value).replace("' n'", "'n'")  # type: ignore[attr-defined]
+            if len(value) < 100:
+                yield f"   :value: {value}"
+            match following:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    yield from ("", textwrap.indent(inspect.cleandoc(text), "   "))
+    yield ""
+
+
 def _kind(found: Any) -> str:
-    if inspect.isclass(found):
+    if inspect.isclass(found) and "jaxtyping" not in repr(found):
         return "exception" if issubclass(found, BaseException) else "class"
     return "function" if inspect.isfunction(found) else "data"
 
@@ -131,14 +152,8 @@ def public_names(module: ModuleType) -> list[str]:
 
 
 def _skip(app: Any, what: str, name: str, found: Any, skip: bool, options: Any) -> bool | None:
-    """Fields of named tuples are described with their class."""
+    """Fields are described with their class, also those that are functions."""
     document = getattr(found, "__doc__", None) or ""
-    return True if document.startswith("Alias for field number") else None
-
-
-def _forget_what_its_type_says(
-    app: Any, what: str, name: str, found: Any, options: Any, lines: list[str]
-) -> None:
-    """A dictionary without a description of its own would have that of ``dict``."""
-    if what == "data" and lines and (inspect.getdoc(type(found)) or "").startswith(lines[0]):
-        lines.clear()
+    is_alias = document.startswith("Alias for field number")
+    is_default = inspect.isfunction(found) and "." not in found.__qualname__
+    return True if is_alias or is_default else None
