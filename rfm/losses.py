@@ -20,6 +20,12 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     """``-log softmax(logits)[label]`` in nats, shape (n,).
 
     This is Loss on clean inputs and RLoss on adversarial ones.
+
+    Example:
+      >>> import jax.numpy as jnp, rfm
+      >>> losses = rfm.losses.cross_entropy(jnp.zeros((2, 10)), jnp.array([3, 7]))
+      >>> print(losses.shape, f"{losses.mean():.3f}")  # log(10)
+      (2,) 2.303
     """
     return optax.softmax_cross_entropy_with_integer_labels(_at_least_float32(logits), labels)
 
@@ -28,6 +34,11 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
     """``max_{j != y} z_j - z_y``, shape (n,): positive where misclassified.
 
     The objective of Carlini & Wagner (2017) without its confidence term.
+
+    Example:
+      >>> import jax.numpy as jnp, rfm
+      >>> print(rfm.losses.margin(jnp.array([[2.0, 1.0, 0.0]]), jnp.array([1])))
+      [1.]
     """
     logits = _at_least_float32(logits)
     true = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
@@ -41,6 +52,12 @@ def difference_of_logits_ratio(logits: Logits, labels: Labels) -> PerExample:
     ``-(z_y - max_{j != y} z_j) / (z_1 - z_3)`` with z_1 >= z_2 >= ... the sorted logits:
     the margin, made invariant to shifts and scales of the logits. With fewer than three
     classes there is no z_3; then it is the margin itself.
+
+    Example:
+      >>> import jax.numpy as jnp, rfm
+      >>> logits, labels = jnp.array([[4.0, 1.0, 0.0]]), jnp.array([0])
+      >>> print(rfm.losses.difference_of_logits_ratio(logits, labels))
+      [-0.75]
     """
     if logits.shape[-1] < 3:
         return margin(logits, labels)

@@ -71,6 +71,13 @@ class RelativeBall:
 
     Raises:
       ValueError: `radius` is negative or not finite, or `per` or `drawn` is something else.
+
+    Example:
+      >>> import jax.numpy as jnp, rfm
+      >>> params = {"kernel": jnp.array([3.0, 4.0]), "norm": {"scale": jnp.ones(2)}}
+      >>> nu = rfm.perturb.RelativeBall(radius=0.5).direction(params, params)
+      >>> print(nu["kernel"], nu["norm"]["scale"])
+      [1.5 2. ] [0. 0.]
     """
 
     radius: float

@@ -106,6 +106,11 @@ def linf(epsilon: float) -> Linf:
 
     Raises:
       ValueError: `epsilon` is negative or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp, rfm
+      >>> print(rfm.threat.linf(0.5).project(jnp.array([[0.25, -0.75]])))
+      [[ 0.25 -0.5 ]]
     """
     return Linf(float(epsilon))
 
@@ -115,5 +120,10 @@ def l2(epsilon: float) -> L2:
 
     Raises:
       ValueError: `epsilon` is negative or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp, rfm
+      >>> print(rfm.threat.l2(2.5).project(jnp.array([[3.0, 4.0]])))
+      [[1.5 2. ]]
     """
     return L2(float(epsilon))

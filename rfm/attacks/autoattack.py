@@ -111,6 +111,14 @@ def autoattack(
     Raises:
       ValueError: an unknown version, shapes do not fit, inputs are not in [0, 1], labels are
         not classes of the model, or `progress` is of other examples.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rfm
+      >>> logits_fn = lambda x: jnp.stack([0.5 + 0 * x.sum((1, 2, 3)), x.sum((1, 2, 3))], 1)
+      >>> x, y, linf = jnp.full((1, 2, 1, 1), 0.5), jnp.array([1]), rfm.threat.linf(0.3)
+      >>> found = rfm.attacks.autoattack(logits_fn, x, y, jax.random.key(0), threat=linf)
+      >>> print(found.robust, found.broken_by)
+      [False] ['apgd-ce']
     """
     stages = _stages(version, threat)
     sizes = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)

@@ -144,10 +144,14 @@ class PGD:
 def pgd(logits_fn: LogitsFn, x: Images, y: Labels, key: Keys, **settings: Any) -> AttackResult:
     """``PGD(**settings)(logits_fn, x, y, key)``; see `PGD` for settings and `PGD.__call__`.
 
-    Example::
-
-        adv = rfm.attacks.pgd(logits_fn, x, y, key, threat=rfm.threat.linf(8 / 255),
-                              steps=20, step_size=0.007, restarts=10)
+    Example:
+      >>> import jax, jax.numpy as jnp, rfm
+      >>> logits_fn = lambda x: jnp.stack([0.6 + 0 * x.sum((1, 2, 3)), x.sum((1, 2, 3))], 1)
+      >>> x, y, linf = jnp.full((1, 2, 1, 1), 0.5), jnp.array([1]), rfm.threat.linf(0.25)
+      >>> settings = {"threat": linf, "steps": 20, "step_size": 0.05, "restarts": 10}
+      >>> found = rfm.attacks.pgd(logits_fn, x, y, jax.random.key(0), **settings)
+      >>> print(found.x.ravel(), f"{found.loss[0]:.3f}", found.success)
+      [0.25 0.25] 0.744 [ True]
     """
     targets = settings.pop("targets", None)
     return PGD(**settings)(logits_fn, x, y, key, targets)

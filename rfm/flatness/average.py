@@ -85,6 +85,15 @@ def average_case(
 
     Raises:
       ValueError: `samples` is not positive, or `reference` has another length than `x`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rfm
+      >>> apply_fn = lambda w, x: jnp.concatenate([0 * x, w * x], axis=1)
+      >>> x, y, key = jnp.ones((1, 1)), jnp.array([1]), jax.random.key(0)
+      >>> w, ball = jnp.array([2.0]), rfm.perturb.RelativeBall(radius=0.5, drawn="sphere")
+      >>> flat = rfm.flatness.average_case(apply_fn, w, x, y, key, ball=ball, attack=None)
+      >>> print(sorted({float(loss) for loss in flat.samples.round(3).ravel()}))  # w = 3, w = 1
+      [0.049, 0.313]
     """
     if samples < 1:
         raise ValueError(f"need at least one weight sample, got {samples}")

@@ -135,6 +135,14 @@ def extreme_eigenvalues(
 
     Raises:
       ValueError: no leaf is a variable, or `products` is not positive.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rfm
+      >>> apply_fn = lambda w, x: jnp.concatenate([0 * x, w * x], axis=1)
+      >>> x, y, key = jnp.ones((1, 1)), jnp.array([1]), jax.random.key(0)
+      >>> found = rfm.flatness.extreme_eigenvalues(apply_fn, jnp.array([0.0]), x, y, key)
+      >>> print(round(found.largest.value, 3))  # log(1 + exp(-w)) at w = 0
+      0.25
     """
     problem = _Problem(as_partial(apply_fn), params, stacked(x, y, batch_size, mesh), leaves)
     q, matrix, following = _lanczos(problem, key, products)

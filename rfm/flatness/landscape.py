@@ -110,6 +110,15 @@ def landscape(
 
     Returns:
       A `Landscape`. Any number of directions, steps and models share a compilation.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rfm
+      >>> apply_fn = lambda w, x: jnp.concatenate([0 * x, w * x], axis=1)
+      >>> x, y, key = jnp.ones((1, 1)), jnp.array([1]), jax.random.key(0)
+      >>> w, d, settings = jnp.array([2.0]), jnp.array([1.0]), {"attack": None, "steps": (-1, 0, 1)}
+      >>> path = rfm.flatness.landscape(apply_fn, w, d, x, y, key, **settings)
+      >>> print(path.mean.round(3))
+      [0.313 0.127 0.049]
     """
     points = np.asarray(steps, np.float64)[:, None]
     model = apply_fn, params, [direction]

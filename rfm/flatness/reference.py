@@ -55,6 +55,14 @@ def reference(
 
     Returns:
       Losses, shape (n,), float64 on the host.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rfm
+      >>> apply_fn = lambda w, x: jnp.concatenate([0 * x, w * x], axis=1)
+      >>> x, y, key = jnp.ones((1, 1)), jnp.array([1]), jax.random.key(0)
+      >>> losses = rfm.flatness.reference(apply_fn, jnp.array([2.0]), x, y, key, attack=None)
+      >>> print(losses.round(3))  # log(1 + exp(-2))
+      [0.127]
     """
     keys = example_keys(key, len(x))
     logits_fn, done = bind(apply_fn, params), []

@@ -27,6 +27,13 @@ class Flatness:
         one draw, the worst.
       reference_losses: per-example losses at the weights, shape (n,), float64.
       batch_size: how many consecutive examples share a draw.
+
+    Example:
+      >>> import numpy as np, rfm
+      >>> losses = np.array([[1.0, 3.0], [2.0, 4.0]])
+      >>> flat = rfm.flatness.Flatness(losses, reference_losses=np.array([1.0, 2.0]), batch_size=2)
+      >>> flat.perturbed, flat.reference, flat.value
+      (2.5, 1.5, 1.0)
     """
 
     samples: Float[np.ndarray, "draws n"]

@@ -124,6 +124,16 @@ def worst_case(
     Raises:
       ValueError: `steps` is negative, `restarts` or `chunk` is not positive, or `reference`
         has another length than `x`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, rfm
+      >>> apply_fn = lambda w, x: jnp.concatenate([0 * x, w * x], axis=1)
+      >>> x, y, key = jnp.ones((1, 1)), jnp.array([1]), jax.random.key(0)
+      >>> settings = {"ball": rfm.perturb.RelativeBall(radius=0.5), "weight_step_size": 0.1}
+      >>> w = jnp.array([2.0])  # at worst 1
+      >>> flat = rfm.flatness.worst_case(apply_fn, w, x, y, key, threat=None, **settings)
+      >>> print(round(flat.value, 3))  # log(1 + exp(-1)) - log(1 + exp(-2))
+      0.186
     """
     _check(steps, restarts, chunk)
     weight_key, input_key, reference_key = jax.random.split(key, 3)

@@ -75,6 +75,11 @@ def create(
     Raises:
       UserError: an unknown name, activation or dtype, a width below one, a share that is
         not in [0, 1), or a scale that is negative or not finite.
+
+    Example:
+      >>> import rfm.models
+      >>> model = rfm.models.create("resnet8", classes=10, width=4, mean=(0.5,), std=(0.25,))
+      >>> params, batch_stats = rfm.models.initialise(model, jax.random.key(0), (8, 8, 1))
     """
     architecture = choose("model.name", name, ARCHITECTURES)
     choose("model.activation", activation, ACTIVATIONS)
@@ -140,7 +145,15 @@ class TrainingMode:
 
 
 def apply_fn(model: nn.Module, batch_stats: PyTree) -> jax.tree_util.Partial:
-    """The ``ApplyFn`` (params, x) -> logits of `model` in evaluation mode."""
+    """The ``ApplyFn`` (params, x) -> logits of `model` in evaluation mode.
+
+    Example:
+      >>> import rfm.models
+      >>> model = rfm.models.create("resnet8", classes=10, width=4, mean=(0.5,), std=(0.25,))
+      >>> params, batch_stats = rfm.models.initialise(model, jax.random.key(0), (8, 8, 1))
+      >>> rfm.models.apply_fn(model, batch_stats)(params, jnp.zeros((2, 8, 8, 1))).shape
+      (2, 10)
+    """
     return jax.tree_util.Partial(EvaluationMode(model), batch_stats)
 
 

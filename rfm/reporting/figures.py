@@ -2,11 +2,11 @@
 
 A figure without data is None, never an empty frame. What was measured is drawn as it
 is, without smoothing; a number that is missing leaves a gap. Colours and fonts, and the
-way to a file, are in `rfm.reporting.style`.
+way to a file, are in `rfm.reporting.style`::
 
-    >>> run = rfm.reporting.read_run("runs/at")
-    >>> figure = rfm.reporting.figures.training_curves(run.metrics)
-    >>> figure.savefig("training.pdf")
+    run = rfm.reporting.read_run("runs/at")
+    figure = rfm.reporting.figures.training_curves(run.metrics)
+    figure.savefig("training.pdf")
 """
 
 from collections.abc import Iterable, Sequence

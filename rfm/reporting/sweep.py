@@ -2,10 +2,10 @@
 
 `read_sweep` finds every run below a folder, at any depth, and reads of each what a table over
 runs needs: config, metrics, and the records of its last checkpoint. A run that is damaged or
-has nothing yet is listed with its problem; it never stops the others.
+has nothing yet is listed with its problem; it never stops the others::
 
-    >>> sweep = rfm.reporting.sweep.read_sweep("runs")
-    >>> [(member.path, member.progress) for member in sweep]
+    sweep = rfm.reporting.sweep.read_sweep("runs")
+    [(member.path, member.progress) for member in sweep]
 """
 
 import dataclasses

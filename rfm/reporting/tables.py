@@ -2,11 +2,11 @@
 
 Rows are the measures of Tables D and E of the supplement, columns the splits of each
 evaluated checkpoint. A cell holds the numbers of one record, or nothing: what was not
-measured stays open, and nothing is computed that a record does not say.
+measured stays open, and nothing is computed that a record does not say::
 
-    >>> table = rfm.reporting.table(rfm.reporting.read_run("runs/at").records)
-    >>> rich.print(table.to_rich())               # the terminal
-    >>> table.to_markdown(), table.to_csv()       # a README, a spreadsheet
+    table = rfm.reporting.table(rfm.reporting.read_run("runs/at").records)
+    rich.print(table.to_rich())               # the terminal
+    table.to_markdown(), table.to_csv()       # a README, a spreadsheet
 """
 
 import csv
