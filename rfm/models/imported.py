@@ -83,8 +83,8 @@ def load(path: str, module: nn.Module, *, image_shape: tuple[int, ...]) -> Impor
       image_shape: of its inputs, (height, width, channels).
 
     Raises:
-      UserError: the file is missing, damaged, or does not fit; then all tensors that do not fit
-        are named.
+      UserError: the file is missing, damaged, or does not fit; in one line, with the first
+        tensors that do not fit. `from_torch` names all of them.
     """
     arrays = weights.read(path)
     try:
@@ -92,7 +92,7 @@ def load(path: str, module: nn.Module, *, image_shape: tuple[int, ...]) -> Impor
             return _from_own(arrays, module, image_shape)
         return Imported(*from_torch(arrays, module))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {_in_a_line(error)}") from error
 
 
 def about(path: str) -> About | None:
@@ -169,12 +169,19 @@ def _from_own(
         elif tuple(array.shape) != shapes[name]:
             problems.append(f"{name} is {tuple(array.shape)}, the network has {shapes[name]}")
     if problems:
-        more = len(problems) - _SHOWN
-        shown = [*problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
-        raise UserError(f"these weights are not of this network: {'; '.join(shown)}")
+        raise UserError("\n".join(["these weights are not of this network:", *problems]))
     made = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
     tree = traverse_util.unflatten_dict(made, sep="/")
     return Imported(tree["params"], tree.get("batch_stats", {}))
+
+
+def _in_a_line(error: UserError) -> str:
+    """An error with a line for each tensor, shortened."""
+    first, *tensors = str(error).splitlines()
+    shown = [tensor.strip() for tensor in tensors[:_SHOWN]]
+    if len(tensors) > _SHOWN:
+        shown.append(f"and {len(tensors) - _SHOWN} more")
+    return f"{first} {'; '.join(shown)}".strip()
 
 
 def _tupled(value: Any) -> Any:
