@@ -64,8 +64,8 @@ class Entry:
 
     @property
     def file(self) -> str:
-        """The name under which RobustBench saves the weights."""
-        return f"{self.name}.pt"
+        """The name of the file of weights: DeepMind's, or that under which RobustBench saves it."""
+        return self.url.rpartition("/")[2] if self.url.endswith(".pt") else f"{self.name}.pt"
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def test_every_entry_says_where_and_whose():
     for entry in zoo.ZOO.values():
         assert entry.url.startswith("https://")
         assert entry.authors.startswith("https://")
-        assert entry.file == f"{entry.name}.pt"
+        assert entry.file.endswith(".pt")
+        assert (entry.file == f"{entry.name}.pt") == (entry.name in zoo.IN_PAPER)
         assert entry.paper.split()[0] in entry.name
         assert 0 < entry.robust < entry.clean < 100
         assert dataclasses.replace(entry) == entry
