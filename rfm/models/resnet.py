@@ -1,10 +1,21 @@
-"""Residual networks for small images (He et al., 2016).
+"""Residual networks for small images.
 
-`resnet18` is the network of the study: a 3x3 stem, four stages of two basic blocks with
-1, 2, 4 and 8 times `width` channels, strides 1, 2, 2, 2, global average pooling and a
-linear layer, on 32x32 inputs; width 64 is the original. `resnet8` has three stages
-of one block each and fits small inputs and small machines. All convolutions are
-without bias and followed by batch normalisation.
+One network of blocks (`rfm.models.blocks`), and what the architectures by name set of it:
+
+| name                | blocks            | of                                                |
+|---------------------|-------------------|---------------------------------------------------|
+| `resnet18`          | 2, 2, 2, 2        | the study; He et al. (2016a) for 32x32 inputs     |
+| `resnet8`           | 1, 1, 1           | us, for small inputs and small machines           |
+| `resnet50`          | 3, 4, 6, 3, wide  | Engstrom et al. (2019)                            |
+| `preact_resnet18`   | 2, 2, 2, 2        | Wong et al. (2020)                                |
+| `wrn28`, `wrn34`    | 3 times 4, 5      | Zagoruyko and Komodakis (2016), as in TRADES      |
+| `dm_wrn28` to `70`  | 3 times 4, 5, 11  | Gowal et al. (2020), Rebuffi et al. (2021)        |
+
+Stages have 1, 2, 4 and 8 times `width` channels and strides 1, 2, 2, 2: width 64 is the
+original of the first four. A wide network of widening factor k has width 16 k (WRN-28-10
+is `wrn28` with width 160); its stem always has 16 channels. All convolutions are without
+bias. Inputs are whitened inside; models that were published without it have mean 0 and
+standard deviation 1.
 """
 
 import functools
@@ -14,35 +25,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rfm.models.layers import ACTIVATIONS, Conv, Dropout, RebasedBatchNorm, Whiten
+from rfm.models.blocks import (
+    Block,
+    Bottleneck,
+    DeepMindBlock,
+    PreActBlock,
+    ResidualBlock,
+    WideBlock,
+)
+from rfm.models.layers import ACTIVATIONS, Conv, CosineDense, RebasedBatchNorm, Whiten
 
 ROTATION_HEAD = ("rotation_hidden", "rotation_head")
 """The layers that only networks with a rotation head have."""
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions and a skip connection, a 1x1 convolution if shapes change."""
-
-    features: int
-    stride: int
-    activation: str
-    axis_name: str | None
-    dtype: Any
-    dropout: float = 0.0
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w i"], train: bool) -> Float[Array, "n p q o"]:
-        activation = ACTIVATIONS[self.activation]
-        conv = functools.partial(Conv, self.features, dtype=self.dtype)
-        norm = functools.partial(RebasedBatchNorm, axis_name=self.axis_name, dtype=self.dtype)
-        y = conv(stride=self.stride, name="conv1")(x)
-        y = activation(norm(name="norm1")(y, train=train))
-        y = Dropout(self.dropout, self.axis_name, name="dropout")(y, train=train)
-        y = norm(name="norm2")(conv(name="conv2")(y), train=train)
-        if self.stride != 1 or x.shape[-1] != self.features:
-            x = conv(kernel_size=1, stride=self.stride, name="conv_skip")(x)
-            x = norm(name="norm_skip")(x, train=train)
-        return activation(x + y)
 
 
 class ResNet(nn.Module):
@@ -62,6 +56,13 @@ class ResNet(nn.Module):
       remat: keep the inputs of blocks alone for a gradient, and compute what is inside of them
         again (Chen et al., 2016): more time, less memory, the same result. (On CPU, XLA computes
         it again so early that little memory is saved.)
+      cosine_scale: above 0: logits are cosines times this, see `rfm.models.layers.CosineDense`;
+        0: a linear layer.
+      block: what stages are made of.
+      stem_width: channels of the stem; 0: `width`.
+      stem_norm: normalise and activate behind the stem; blocks that activate first do it
+        themselves.
+      final_norm: normalise and activate behind the last block.
     """
 
     classes: int
@@ -75,17 +76,22 @@ class ResNet(nn.Module):
     dropout: float = 0.0
     rotation_head: bool = False
     remat: bool = False
+    cosine_scale: float = 0.0
+    block: type[ResidualBlock] = Block
+    stem_width: int = 0
+    stem_norm: bool = True
+    final_norm: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "n h w c"], *, train: bool = False
     ) -> Float[Array, "n logits"]:
         x = Whiten(self.mean, self.std, name="whiten")(x).astype(self.dtype)
-        x = Conv(self.width, dtype=self.dtype, name="stem")(x)
-        x = RebasedBatchNorm(self.axis_name, dtype=self.dtype, name="stem_norm")(x, train=train)
-        x = ACTIVATIONS[self.activation](x)
+        x = Conv(self.stem_width or self.width, dtype=self.dtype, name="stem")(x)
+        if self.stem_norm:
+            x = self.normalised("stem_norm", x, train)
         # Argument 2 of a block, counted with self, is `train`.
-        block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        block_type = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
         for stage, blocks in enumerate(self.stages):
             for block in range(blocks):
                 x = block_type(
@@ -97,13 +103,35 @@ class ResNet(nn.Module):
                     self.dropout,
                     name=f"stage{stage + 1}_block{block + 1}",
                 )(x, train)
+        if self.final_norm:
+            x = self.normalised("final_norm", x, train)
         x = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean(axis=(1, 2))
-        logits = nn.Dense(self.classes, name="head")(x)
+        if self.cosine_scale:
+            logits = CosineDense(self.classes, self.cosine_scale, name="head")(x)
+        else:
+            logits = nn.Dense(self.classes, name="head")(x)
         if not self.rotation_head:
             return logits
         hidden = ACTIVATIONS[self.activation](nn.Dense(256, name=ROTATION_HEAD[0])(x))
         return jnp.concatenate([logits, nn.Dense(4, name=ROTATION_HEAD[1])(hidden)], axis=-1)
 
+    def normalised(self, name: str, x: Float[Array, "n h w c"], train: bool) -> Array:
+        norm = RebasedBatchNorm(self.axis_name, dtype=self.dtype, name=name)
+        return ACTIVATIONS[self.activation](norm(x, train=train))
 
-resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2))
+
+_pre_activation = functools.partial(ResNet, stem_norm=False)
+_wide = functools.partial(_pre_activation, block=WideBlock, stem_width=16, final_norm=True)
+_deepmind = functools.partial(_wide, block=DeepMindBlock)
+
 resnet8 = functools.partial(ResNet, stages=(1, 1, 1))
+resnet18 = functools.partial(ResNet, stages=(2, 2, 2, 2))
+resnet50 = functools.partial(ResNet, block=Bottleneck, stages=(3, 4, 6, 3))
+# Without a normalisation at the end, as Wong et al. have it.
+preact_resnet18 = functools.partial(_pre_activation, block=PreActBlock, stages=(2, 2, 2, 2))
+# Depth d is (d - 4) / 6 blocks of two convolutions in each of three stages.
+wrn28 = functools.partial(_wide, stages=(4, 4, 4))
+wrn34 = functools.partial(_wide, stages=(5, 5, 5))
+dm_wrn28 = functools.partial(_deepmind, stages=(4, 4, 4))
+dm_wrn34 = functools.partial(_deepmind, stages=(5, 5, 5))
+dm_wrn70 = functools.partial(_deepmind, stages=(11, 11, 11))

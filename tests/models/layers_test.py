@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from rfm.models.layers import ACTIVATIONS, Conv, RebasedBatchNorm, Whiten
+from rfm.models.layers import ACTIVATIONS, Conv, CosineDense, RebasedBatchNorm, Whiten
 
 
 def normalised(x: np.ndarray) -> np.ndarray:
@@ -67,6 +67,26 @@ def test_convolutions_start_with_the_variance_of_he_by_fan_out(x):
     kernel = Conv(256, 3).init(jax.random.key(0), x)["params"]["conv"]["kernel"]
     np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 256)), rtol=0.05)
     np.testing.assert_allclose(np.mean(kernel), 0, atol=0.002)
+
+
+def test_cosines_of_features_and_weights():
+    rng = np.random.default_rng(0)
+    features, kernel = rng.normal(size=(5, 7)), rng.normal(size=(7, 3))
+    lengths = np.linalg.norm(features, axis=1)[:, None] * np.linalg.norm(kernel, axis=0)
+    head = CosineDense(3, 15.0)
+    found = head.apply({"params": {"kernel": kernel}}, features)
+    np.testing.assert_allclose(found, 15 * (features @ kernel) / lengths, rtol=1e-4, atol=1e-5)
+
+
+def test_cosines_of_nothing_are_0_with_gradients_that_are_numbers():
+    head, kernel = CosineDense(3, 1.0), np.ones((7, 3), np.float32)
+
+    def total(features, kernel):
+        return head.apply({"params": {"kernel": kernel}}, features).sum()
+
+    value, gradients = jax.value_and_grad(total, (0, 1))(jnp.zeros((2, 7)), kernel)
+    assert value == 0
+    assert all(np.isfinite(leaf).all() for leaf in gradients)
 
 
 def test_fresh_batch_norm_only_normalises(x, fresh):

@@ -42,12 +42,14 @@ def test_a_model_is_a_static_argument():
     [
         (
             {"name": "resnet20"},
-            "model.name 'resnet20' is not one of resnet18, resnet8; did you mean",
+            "model.name 'resnet20' is not one of dm_wrn28, .*; did you mean 'resnet50'",
         ),
-        ({"name": "vgg"}, "model.name 'vgg' is not one of resnet18, resnet8$"),
+        ({"name": "vgg"}, "model.name 'vgg' is not one of .*, wrn34$"),
         ({"activation": "gelo"}, "model.activation 'gelo' is not one of .*; did you mean 'gelu'"),
         ({"dtype": "bfloat"}, "model.dtype 'bfloat' is not one of .*; did you mean 'bfloat16'"),
         ({"width": 0}, "model.width must be at least 1, got 0"),
+        ({"cosine_scale": -1.0}, "model.cosine_scale must be a number from 0 up, got -1.0"),
+        ({"cosine_scale": float("nan")}, "model.cosine_scale must be .*, got nan"),
     ],
 )
 def test_mistakes_are_told_in_one_line(settings, message):

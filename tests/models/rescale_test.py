@@ -69,6 +69,72 @@ def test_all_convolutions_have_a_normalisation(variables):
     assert pairs["stage2_block1/conv_skip"] == "stage2_block1/norm_skip"
 
 
+WHITE = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "preact_resnet18", "wrn28", "dm_wrn70"])
+def test_the_function_of_every_architecture_stays_the_same(name):
+    """In the wide ones all convolutions are multiplied, in `preact_resnet18` 8 of 20."""
+    model = models.create(name, classes=5, width=2, **WHITE).clone(dtype=jnp.float64)
+    if name == "dm_wrn70":  # ten blocks a stage are more than one digit
+        model = model.clone(stages=(11, 1, 1))
+    params, stats = filled(model)
+    pairs = convolutions_before_norm(params)
+    kernels = [leaf for leaf in jax.tree.leaves(params) if np.ndim(leaf) == 4]
+    assert len(pairs) == (8 if name == "preact_resnet18" else len(kernels))
+    new, new_stats = rescale(params, stats, 0.5)
+
+    @jax.jit
+    def logits(params, stats):
+        return models.apply_fn(model, stats)(params, X)
+
+    expected = logits(params, stats)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(logits(new, new_stats), expected, rtol=1e-8, atol=1e-8)
+    for convolution in pairs:
+        path = (*convolution.split("/"), "conv", "kernel")
+        np.testing.assert_array_equal(at(new, path), 0.5 * np.asarray(at(params, path)))
+
+
+def filled(model):
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        values = rng.normal(size=leaf.shape)
+        if path[-1].key == "var":
+            return 0.5 + values**2
+        return values * (np.sqrt(2 / np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.2)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0), X)
+    variables = jax.tree_util.tree_map_with_path(fill, shapes)
+    return variables["params"], variables["batch_stats"]
+
+
+def at(tree, path):
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def test_each_normalisation_of_a_wide_network_is_the_next_one():
+    shapes = jax.eval_shape(
+        models.create("dm_wrn70", classes=5, width=2, **WHITE).init, jax.random.key(0), X
+    )
+    pairs = convolutions_before_norm(shapes["params"])
+    assert pairs["stem"] == "stage1_block1/norm1"
+    assert pairs["stage1_block1/conv1"] == "stage1_block1/norm2"
+    assert pairs["stage1_block1/conv2"] == pairs["stage1_block1/conv_skip"] == "stage1_block2/norm1"
+    assert pairs["stage1_block9/conv2"] == "stage1_block10/norm1"
+    assert pairs["stage1_block11/conv2"] == "stage2_block1/norm1"
+    assert pairs["stage3_block11/conv2"] == "final_norm"
+    assert len(set(pairs.values())) == sum("norm" in name for name in names(shapes["params"]))
+
+
+def names(params):
+    flat = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path, _ in flat}
+
+
 def test_flax_networks_with_their_own_batch_norm():
     """Biases are multiplied, too; the scale has no offset."""
     from flax import linen as nn

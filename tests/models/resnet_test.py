@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rfm import models
 from rfm.models.resnet import ResNet, resnet8, resnet18
 
 CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.243, 0.262)}
@@ -55,6 +56,31 @@ def test_resnet18_has_the_parameters_of_the_original(width, classes, parameters)
     assert logits.dtype == jnp.float32
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "parameters"),
+    [
+        # 23.5M: kuangliu/pytorch-cifar's ResNet50.
+        ("resnet50", 64, 23_520_842),
+        # 11.17M: PreActResNet18 there, which has no final normalisation either.
+        ("preact_resnet18", 64, 11_171_146),
+        # 36.5M: Zagoruyko and Komodakis (2016), Table 4.
+        ("wrn28", 160, 36_479_194),
+        # 46.16M and 184.5M: RobustBench's WRN-34-10 and WRN-34-20, without sub_block1.
+        ("wrn34", 160, 46_160_474),
+        ("wrn34", 320, 184_531_674),
+        # 267M: Gowal et al. (2020), Table 3.
+        ("dm_wrn28", 160, 36_479_194),
+        ("dm_wrn34", 320, 184_531_674),
+        ("dm_wrn70", 256, 266_796_506),
+    ],
+)
+def test_the_zoo_has_the_parameters_of_the_originals(name, width, parameters):
+    model = models.create(name, classes=10, width=width, activation="silu", **CIFAR10)
+    variables, logits = shapes(model, 2, 32, 32, 3)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
+    assert logits.shape == (2, 10)
+
+
 @pytest.mark.parametrize("size", [8, 28, 32])
 def test_resnet8_takes_small_grey_images(size):
     model = resnet8(classes=7, width=8, activation="silu", **GREY)
@@ -91,6 +117,35 @@ def test_only_the_head_has_a_bias_and_every_convolution_a_normalisation():
     biases = [path for path in paths if path.endswith("/bias") and "norm" not in path]
     assert len(convolutions) == len(scales) == 20
     assert biases == ["head/bias"]
+
+
+@pytest.mark.parametrize(("name", "width"), [("wrn28", 160), ("dm_wrn34", 64)])
+def test_wide_networks_have_three_stages_behind_a_stem_of_16_channels(name, width):
+    model = models.create(name, classes=10, width=width, **CIFAR10)
+    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+
+    def intermediates(key, x):
+        variables = model.init(key, x)
+        return model.apply(variables, x, capture_intermediates=True)[1]["intermediates"]
+
+    found = jax.eval_shape(intermediates, jax.random.key(0), x)
+    assert found["stem"]["__call__"][0].shape == (2, 32, 32, 16)
+    for stage, (size, factor) in enumerate([(32, 1), (16, 2), (8, 4)], start=1):
+        (output,) = found[f"stage{stage}_block1"]["__call__"]
+        assert output.shape == (2, size, size, factor * width)
+
+
+def test_a_cosine_head_has_bare_cosines_at_scale_1(crops):
+    x, _ = crops(4, 8)
+    model, scaled = (small(**CIFAR10, cosine_scale=scale) for scale in (1.0, 15.0))
+    variables = random_variables(model, x)
+    assert set(variables["params"]["head"]) == {"kernel"}
+    logits = jax.jit(model.apply)(variables, x)
+    assert (np.abs(logits) <= 1 + 1e-6).all() and np.ptp(logits) > 0.1
+    np.testing.assert_allclose(jax.jit(scaled.apply)(variables, x), 15 * logits, rtol=1e-5)
+    rotations = small(**CIFAR10, cosine_scale=1.0, rotation_head=True)
+    _, found = shapes(rotations, *x.shape)
+    assert found.shape == (4, 14)
 
 
 def test_whitening_is_inside(crops):
