@@ -130,9 +130,7 @@ def test_every_measure_takes_weights(files, quick_rfm, same_data, tmp_path):
     assert plain["values"]["err"] == scaled["values"]["err"], "the same function"
 
 
-def test_a_run_of_an_exported_model_trains_nothing_either(
-    measured, quick_rfm, same_data, tmp_path
-):
+def test_a_run_of_an_exported_model_trains_nothing_either(measured, quick_rfm, same_data, tmp_path):
     model = tmp_path / "model.npz"
     assert quick_rfm("export", "--workdir", measured, "--out", model).status == 0
     result = quick_rfm("run", "--exported", model, *same_data, cwd=tmp_path)
@@ -147,7 +145,9 @@ def test_a_run_of_an_exported_model_trains_nothing_either(
     assert "an exported model is a program, whose layers have no names" in line
 
 
-def test_imported_weights_are_exported_as_a_program(files, measured, quick_rfm, same_data, tmp_path):
+def test_imported_weights_are_exported_as_a_program(
+    files, measured, quick_rfm, same_data, tmp_path
+):
     """From a file of PyTorch's to one that needs no code of the network."""
     flags = ("--weights", files["torch"], *same_data, "--workdir", tmp_path / "w")
     result = quick_rfm("export", *flags, "--out", tmp_path / "program.npz")
@@ -177,7 +177,10 @@ def test_weights_of_other_images_are_told(files, quick_rfm, cifar10, tmp_path):
     ("flags", "says"),
     [
         (("--format", "pt"), "argument --format: invalid choice: 'pt'"),
-        (("--format", "torch", "--out", "model.pt"), "--out model.pt: the name of a --format torch"),
+        (
+            ("--format", "torch", "--out", "model.pt"),
+            "--out model.pt: the name of a --format torch",
+        ),
         (("--format", "safetensors", "--checkpoint", "3"), "no checkpoint '3'"),
         (("--exported", "x.npz"), "unknown flag --exported"),
     ],
