@@ -167,7 +167,8 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         metavar="S,S",
         type=flags.numbers,
         default=[],
-        help="all convolutions times S, the same function (Fig. F: 0.5,1,2); prints that table",
+        help="all convolutions that a normalisation follows times S, the same function (Fig. F:"
+        " 0.5,1,2); prints that table",
     )
     curvature = verb(
         "curvature",

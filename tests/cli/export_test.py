@@ -148,7 +148,7 @@ def test_a_run_of_an_exported_model_trains_nothing_either(measured, quick_rfm, s
 def test_imported_weights_are_exported_as_a_program(
     files, measured, quick_rfm, same_data, tmp_path
 ):
-    """From a file of PyTorch's to one that needs no code of the network."""
+    """From published names to one that needs no code of the network."""
     flags = ("--weights", files["torch"], *same_data, "--workdir", tmp_path / "w")
     result = quick_rfm("export", *flags, "--out", tmp_path / "program.npz")
     assert (result.status, result.err) == (0, ""), result
