@@ -4,7 +4,8 @@ A convolution in front of a batch normalisation can be multiplied by any s > 0 w
 changing the function: the normalisation divides by s again. `rescale` does that for all of
 them. The running mean and variance become s and s**2 times as large; because the
 normalisation adds a small epsilon to the variance, the factor that it multiplies with is
-adjusted, too, so that the function is the same to rounding, not only about the same::
+adjusted, too, so that the function is the same to rounding, not only about the same (where
+blocks normalise first, all convolutions that a sum is made of must be multiplied together)::
 
     (1 + gamma') / sqrt(s^2 v + epsilon) * s = (1 + gamma) / sqrt(v + epsilon)
 
