@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rfm import models
+from rfm import data, models
 from rfm.models import imported
 
 
@@ -86,6 +86,36 @@ def test_it_comes_back_with_equal_numbers(files, measured, quick_rfm, same_data,
         one, two = (record(place, f"evaluation-{split}") for place in (measured, workdir))
         assert one["values"] == two["values"]
         assert one["per_example"] == two["per_example"]
+
+
+def test_pytorch_loads_it_strictly_and_its_checkpoint_comes_back(
+    files, measured, quick_rfm, same_data, tmp_path
+):
+    torch = pytest.importorskip(
+        "torch", reason="loads into PyTorch: pip install 'robust-flat-minima[torch]'"
+    )
+    import torch_reference
+    from safetensors.torch import load_file as load_tensors
+
+    about = imported.about(str(files["torch"]))
+    whitening = {name: about.arguments[name] for name in ("mean", "std")}
+    module = torch_reference.ResNet(torch_reference.BasicBlock, (1, 1, 1), 4, **whitening)
+    module.load_state_dict(load_tensors(files["torch"]), strict=True)
+
+    digits = data.load("digits").test_images[:64]
+    with torch.no_grad():
+        logits = module.eval()(torch.tensor(digits).permute(0, 3, 1, 2) / 255).numpy()
+    found = record(measured, "evaluation-test")["per_example"]["correct"]
+    labels = data.load("digits").test_labels[:64]
+    np.testing.assert_array_equal(logits.argmax(-1) == labels, found)
+
+    state = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "theirs.pt")
+    flags = ("--model", "resnet8", "--config.model.width=4", *same_data)
+    result = quick_rfm("evaluate", "--weights", "theirs.pt", *flags, cwd=tmp_path)
+    assert (result.status, result.err) == (0, ""), result
+    again = record(tmp_path / "runs/weights-theirs", "evaluation-test")
+    assert again["per_example"] == record(measured, "evaluation-test")["per_example"]
 
 
 def test_without_the_json_the_flags_say_what_it_is(files, measured, quick_rfm, same_data, tmp_path):
