@@ -31,9 +31,19 @@ def get_config() -> ConfigDict:
             },
             "model": {
                 "exported": "",  # the file of an exported model instead of one of our own
+                # A file of weights for the model that the other fields describe, to measure;
+                # what it holds is filled in. The name of the network in the zoo, if it is one.
+                "weights": "",
+                "weights_sha256": "",
+                "zoo": "",
                 "name": "resnet18",
                 "width": 64,
                 "activation": "relu",  # or "silu", "mish", "gelu"
+                # Per channel, for whitening; (): of the training images.
+                "mean": (),
+                "std": (),
+                # Of logits by normalised features and weights (Pang et al., 2020); 0: linear.
+                "cosine_scale": 0.0,
                 "dropout": 0.0,  # inside the blocks
                 "dtype": "float32",  # of the computation; "bfloat16" is faster on GPU and TPU
                 "remat": False,  # gradients with less memory, more time; the same result

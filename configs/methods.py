@@ -350,12 +350,14 @@ class PaperRow:
 
     Attributes:
       method: the name here, or "" for the networks of RobustBench (Tables B and C).
+      zoo: the name of such a network in `rfm.models.zoo`, else "".
       title: the row's name in the tables.
       values: errors in percent, losses and flatness, by the column of ``paper.csv``; None
         where the tables have none.
     """
 
     method: str
+    zoo: str
     title: str
     values: Mapping[str, float | None]
 
@@ -375,5 +377,7 @@ def paper() -> list[PaperRow]:
         method, title = row.pop("method"), row.pop("title")
         row.pop("table")
         values = {name: float(value) if value else None for name, value in row.items()}
-        rows.append(PaperRow(method, title, values))
+        kind, _, network = method.partition(":")
+        method = "" if kind == "zoo" else method
+        rows.append(PaperRow(method, network, title, values))
     return rows

@@ -55,6 +55,8 @@ def test_numbers_hang_together():
     assert (column("rerr_aa_stop") <= column("rerr_aa_test")).all()
     robustbench = [row for row in ROWS if not row.method]
     assert len(robustbench) == 8
+    assert all(row.zoo for row in robustbench)
+    assert not any(row.zoo for row in PAPER)
     assert all(row.values["average_loss"] is None for row in robustbench)
     assert all(row.values["rloss_aa_test"] for row in robustbench)
 

@@ -16,6 +16,7 @@ from jax.errors import JaxRuntimeError
 from rfm.cli import job
 from rfm.cli.config import resolve
 from rfm.cli.environment import arrange
+from rfm.cli.model_flags import ModelFlags
 from rfm.cli.parser import WITHOUT_CONFIG, parse
 from rfm.cli.signals import Stop
 from rfm.errors import UserError
@@ -73,9 +74,8 @@ def _run(known: argparse.Namespace, stop: Stop) -> int:
     given = {name: str(value) for name, value in vars(known).items() if name != "process"}
     job.same("command", lambda: json.dumps(given))
     if known.verb not in WITHOUT_CONFIG:
-        exported = getattr(known, "exported", None)
         known.config, known.workdir = resolve(
-            known.config, known.workdir, known.overrides, exported=exported
+            known.config, known.workdir, known.overrides, model=ModelFlags.of(known)
         )
         job.same("config", lambda: json.dumps(known.config.to_dict(), sort_keys=True))
     from rfm.cli import verbs  # a second of imports, which a wrong flag need not wait for

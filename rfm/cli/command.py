@@ -21,6 +21,7 @@ from rfm.evaluation.evaluate import evaluation_tasks
 from rfm.evaluation.measure_curvature import curvature_task
 from rfm.evaluation.measure_flatness import flatness_task, flatness_tasks
 from rfm.evaluation.tasks import Subject, Task, carry_out
+from rfm.models import imported
 from rfm.reporting import variants
 from rfm.reporting.metrics import read_metrics
 from rfm.training import loop
@@ -43,18 +44,40 @@ class Command:
         self.errors = Console(stderr=True, quiet=others)
         self.stop = stop
 
+    @property
+    def is_from_elsewhere(self) -> bool:
+        """Is the model one that was not trained in the workdir, and is only measured?"""
+        return bool(self.config.model.exported or self.config.model.weights)
+
     def build(self) -> Run:
+        self._identify_weights()
         workdirs.check(self.workdir, self.config.to_dict())  # before data are loaded
         check_devices()
         run = build(self.config)
         same("data set", run.dataset.digest)
         return run
 
+    def _identify_weights(self) -> None:
+        """Says in the config what the file of weights holds: it may be exchanged under its name."""
+        section = self.config.model
+        if not section.weights:
+            return
+        found = imported.sha256(section.weights)
+        same("file of weights", lambda: found)
+        if section.weights_sha256 not in ("", found):
+            raise UserError(
+                f"{section.weights} is not the file that {self.workdir} is about: its sha256 is"
+                f" {found[:12]}... instead of {section.weights_sha256[:12]}...; give another"
+                " --workdir"
+            )
+        section.weights_sha256 = found
+
     def must_exist(self) -> None:
         """Is there anything to measure?"""
-        if self.config.model.exported:
+        if self.is_from_elsewhere:
             if self.arguments.checkpoint != "final":
-                raise UserError("--checkpoint: an exported model is one checkpoint; leave it out")
+                what = "an exported model" if self.config.model.exported else "a file of weights"
+                raise UserError(f"--checkpoint: {what} is one checkpoint; leave it out")
             return
         if not processes.by_first(self.workdir.is_dir):
             raise UserError(f"no workdir {self.workdir}; make one with rfm train or rfm run")
@@ -67,8 +90,13 @@ class Command:
         """Can the model be trained?"""
         if self.config.model.exported:
             raise UserError(
-                "config.model.exported: an exported model cannot be trained; rfm evaluate,"
+                "config.model.exported: an exported model cannot be trained; rfm run, evaluate,"
                 " attack or flatness measure it"
+            )
+        if self.config.model.weights:
+            raise UserError(
+                "config.model.weights: imported weights cannot be trained further; rfm run,"
+                " evaluate, attack or flatness measure them"
             )
 
     def say(self, line: str) -> None:
@@ -118,8 +146,9 @@ class Command:
 
     def subjects(self, run: Run) -> Iterator[Subject]:
         """The checkpoint asked for, then all snapshots unless they are not wanted."""
-        if self.config.model.exported:
-            subject = Subject.of_file(run, self.config.model.exported)
+        if self.is_from_elsewhere:
+            path = self.config.model.exported
+            subject = Subject.of_file(run, path) if path else Subject.of_weights(run)
             workdirs.claim(self.workdir, self.config.to_dict())
             yield subject
             return

@@ -11,9 +11,11 @@ from ml_collections import ConfigDict, config_flags
 
 import rfm.configs
 from rfm import workdir as workdirs
+from rfm.cli.model_flags import ModelFlags
 from rfm.configs import base
 from rfm.errors import UserError, did_you_mean
 
+_NO_FLAGS = ModelFlags()
 _SHIPPED = Path(rfm.configs.__file__).parent
 _NOT_RUN = ("__init__", "base", "methods")
 _DEFAULT = "digits"
@@ -31,7 +33,7 @@ def resolve(
     workdir: str | None,
     overrides: Sequence[str],
     *,
-    exported: str | None = None,
+    model: ModelFlags = _NO_FLAGS,
 ) -> tuple[ConfigDict, Path]:
     """The config and the workdir of a command.
 
@@ -39,24 +41,24 @@ def resolve(
       spec: what was given as ``--config``, if anything.
       workdir: what was given as ``--workdir``, if anything.
       overrides: ``--config.FIELD=VALUE``.
-      exported: what was given as ``--exported``, if anything.
+      model: what was given of ``--model``, ``--weights`` and ``--exported``.
 
     Raises:
-      UserError: no such file, method or field, or a value of the wrong type.
+      UserError: no such file, method or field, a value of the wrong type, or flags that do not
+        go together.
     """
-    if exported is not None and workdir is None:
-        workdir = f"runs/exported-{Path(exported).stem}"
-    workdir = workdir and os.path.expanduser(workdir)
+    model.check()
+    workdir = model.workdir(spec) if workdir is None else os.path.expanduser(workdir)
     stored = workdirs.read_config(Path(workdir)) if workdir and spec is None else None
     if workdir and stored is not None:
         config, default, source = _completed(stored), workdir, workdir
     else:
-        config, default, source = _load(os.path.expanduser(spec or _DEFAULT))
+        config, default, source = _load(os.path.expanduser(spec or model.config or _DEFAULT))
     _check_fields(config, f"config of {source}")
+    model.change(config)
     for override in overrides:
         _override(config, override)
-    if exported is not None:
-        config.model.exported = str(Path(exported).expanduser().absolute())
+    model.finish(config)
     return config, Path(workdir or default.format(name=config.name))
 
 
@@ -120,7 +122,7 @@ def _check_type(what: str, value: Any, expected: Any) -> None:
         raise UserError(f"{what} must be {_KINDS[type(expected)]}, got {value!r}")
     if isinstance(value, tuple):
         for entry in value:
-            _check_type(f"{what}: each entry", entry, expected[0])
+            _check_type(f"{what}: each entry", entry, expected[0] if expected else 0.0)
 
 
 def _override(config: ConfigDict, override: str) -> None:

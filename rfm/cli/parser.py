@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
+from rfm.cli import flags, model_flags
 from rfm.cli.sweep import flags as sweep_flags
 from rfm.errors import UserError, did_you_mean
 from rfm.version import __version__
@@ -19,14 +20,16 @@ how flat their robust loss is around the weights.
 
 The stages can be run alone (train, evaluate, attack, flatness, curvature, landscape, report);
 each picks up what is already in the workdir, so any of them can be stopped and started again.
-What rfm export writes can be measured anywhere: rfm evaluate --exported FILE.
+What rfm export writes can be measured anywhere: rfm evaluate --exported FILE. Published networks
+are measured by their weights: rfm run --model zoo:Carmon2019Unlabeled --weights FILE.
 """
 
 _CONFIG = """\
 config:
   --config FILE[:METHOD] is a Python file with get_config(METHOD), or the name of one
   that ships with rfm: digits, cifar10, cifar10_small. Without it, the config stored in
-  the workdir is used, and without that, digits. Any field can be changed:
+  the workdir is used, and without that, digits (cifar10 for --model zoo:NAME). Any field
+  can be changed:
   --config.optimiser.learning_rate=0.1 --config.train.epochs=30
 
 exit status:
@@ -36,7 +39,7 @@ exit status:
 """
 
 
-WITHOUT_CONFIG = ("data", "compare", "methods", "sweep")
+WITHOUT_CONFIG = ("data", "compare", "methods", "sweep", "zoo")
 """Verbs that take neither a config nor a workdir."""
 
 
@@ -58,9 +61,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if verb is not None and verb not in verbs:
         raise UserError(f"no verb {verb!r}{did_you_mean(verb, verbs)}; see rfm --help")
     known, rest = parser.parse_known_args(arguments)
-    flags = re.findall(r"--[\w-]+", verbs[known.verb].format_usage())
-    known.overrides = _split_overrides(rest, flags)
-    for flag in ("config", "workdir", "data_dir", "exported", "saved", "out"):
+    names = re.findall(r"--[\w-]+", verbs[known.verb].format_usage())
+    known.overrides = _split_overrides(rest, names)
+    for flag in ("config", "workdir", "data_dir", "model", "weights", "exported", "saved", "out"):
         if getattr(known, flag, None) == "":
             raise UserError(f"--{flag.replace('_', '-')} is empty; leave it out or give a value")
     if getattr(known, "folder", None) is not None:
@@ -103,7 +106,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
                 "--workdir", metavar="DIR", help="folder of the run (default: runs/CONFIG-METHOD)"
             )
             if name not in ("export", "report"):
-                _job_flags(added)
+                flags.add_job(added)
         return added
 
     run = verb(
@@ -111,10 +114,12 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "train, evaluate, measure flatness and report",
         "Trains, evaluates, measures flatness and writes the report, in this order. Stages\n"
         "that are already done are not done again. Prints the table of results and the\n"
-        "path of report.html.",
+        "path of report.html. With --weights or --exported nothing is trained: the model is\n"
+        "evaluated and measured as it is.",
     )
-    _measuring_flags(run)
-    _memory_flag(run)
+    flags.add_measuring(run)
+    model_flags.add(run)
+    flags.add_memory(run)
     train = verb(
         "train",
         "train, or go on training",
@@ -122,7 +127,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "are written while training goes on; SIGTERM saves one and exits with status 143.\n"
         "Metrics go to metrics.jsonl and tensorboard/ in the workdir.",
     )
-    _memory_flag(train)
+    flags.add_memory(train)
     evaluate = verb(
         "evaluate",
         "Err, RErr, Loss and RLoss of a checkpoint",
@@ -130,8 +135,8 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "with restarts, the worst case per example, and RErr by AutoAttack if the config says\n"
         "so (config.evaluation.autoattack). Writes records/STEP/evaluation-*.json.",
     )
-    _measuring_flags(evaluate, snapshots=False)
-    _exported_flag(evaluate)
+    flags.add_measuring(evaluate, snapshots=False)
+    model_flags.add(evaluate)
     flatness = verb(
         "flatness",
         "average- and worst-case flatness of a checkpoint",
@@ -140,12 +145,12 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "smaller measures of all snapshots, for the curves through training. Evaluates\n"
         "first if need be. Writes records/STEP/flatness-*.json.",
     )
-    _measuring_flags(flatness)
-    _exported_flag(flatness)
+    flags.add_measuring(flatness)
+    model_flags.add(flatness)
     flatness.add_argument(
         "--average-radii",
         metavar="XI,XI",
-        type=_numbers,
+        type=flags.numbers,
         default=[],
         help="average case also at these radii (Fig. E: 0.25,0.5,0.75,1; 0 shows the attack's"
         " own part), of the snapshots, too (Fig. C)",
@@ -153,16 +158,17 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     flatness.add_argument(
         "--worst-radii",
         metavar="XI,XI",
-        type=_numbers,
+        type=flags.numbers,
         default=[],
         help="worst case also at these (0.00075,0.001,0.005)",
     )
     flatness.add_argument(
         "--rescale",
         metavar="S,S",
-        type=_numbers,
+        type=flags.numbers,
         default=[],
-        help="all convolutions times S, the same function (Fig. F: 0.5,1,2); prints that table",
+        help="all convolutions that a normalisation follows times S, the same function (Fig. F:"
+        " 0.5,1,2); prints that table",
     )
     curvature = verb(
         "curvature",
@@ -175,8 +181,8 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--rloss", action="store_true", help="of RLoss, too, at fixed adversarial examples"
     )
     curvature.add_argument("--density", action="store_true", help="the spectral density, too")
-    _measuring_flags(curvature, snapshots=False)
-    _exported_flag(curvature)
+    flags.add_measuring(curvature, snapshots=False)
+    model_flags.add(curvature)
     landscape = verb(
         "landscape",
         "draws RLoss and Loss along directions in weight space",
@@ -196,8 +202,8 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     landscape.add_argument(
         "--beside", metavar="DIR,DIR", help="draw the landscapes of other workdirs, too"
     )
-    _measuring_flags(landscape, snapshots=False)
-    _exported_flag(landscape)
+    flags.add_measuring(landscape, snapshots=False)
+    model_flags.add(landscape)
     compared = verbs.add_parser(
         "compare",
         help="two runs: is one flatter, is one more robust",
@@ -228,6 +234,17 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         allow_abbrev=False,
     )
     methods.add_argument("--csv", action="store_true", help="as CSV, with all columns")
+    zoo = verbs.add_parser(
+        "zoo",
+        help="published networks that --model zoo:NAME knows",
+        description="Lists published robust networks for CIFAR-10: the eight of Tables B and C of\n"
+        "the paper's supplement with its numbers, and some later ones; and where their weights\n"
+        "are. They are measured by\n\n"
+        "  rfm run --model zoo:Carmon2019Unlabeled --weights Carmon2019Unlabeled.pt",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    zoo.add_argument("--csv", action="store_true", help="as CSV, with all columns")
     attacked = verb(
         "attack",
         "RErr by AutoAttack, or by one of its attacks",
@@ -251,18 +268,28 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         default="test",
         help="test (default) or train",
     )
-    _measuring_flags(attacked, snapshots=False)
-    _exported_flag(attacked)
+    flags.add_measuring(attacked, snapshots=False)
+    model_flags.add(attacked)
     export = verb(
         "export",
         "a checkpoint as a file that runs without its code",
-        "Writes one .npz: the weights and the serialised JAX program (CPU, CUDA and TPU), for\n"
-        "--exported. Its records say by a checksum which file they are of.",
+        "As jax: one .npz, the weights and the serialised JAX program (CPU, CUDA and TPU), for\n"
+        "--exported. As safetensors: the weights under the names they have here; as torch: under\n"
+        "those of the published PyTorch networks, for load_state_dict. Beside both is a JSON that\n"
+        "says what network it is, and --weights measures them.",
     )
     export.add_argument(
-        "--out", metavar="FILE", help="where to (default: WORKDIR/exported/NAME-STEP.npz)"
+        "--format",
+        metavar="FORMAT",
+        choices=("jax", "safetensors", "torch"),
+        default="jax",
+        help="jax (default), safetensors or torch",
     )
-    _checkpoint_flag(export)
+    export.add_argument(
+        "--out", metavar="FILE", help="where to (default: in WORKDIR/exported, by name and step)"
+    )
+    flags.add_checkpoint(export)
+    model_flags.add_weights(export)
     report = verb(
         "report",
         "report.html of a run, or of all runs below a folder",
@@ -293,7 +320,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     return parser, dict(verbs.choices)
 
 
-def _split_overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
+def _split_overrides(rest: Sequence[str], names: Sequence[str]) -> list[str]:
     """The leftover arguments, all of them overrides ``--config.FIELD=VALUE``."""
     overrides: list[str] = []
     for argument in rest:
@@ -304,77 +331,10 @@ def _split_overrides(rest: Sequence[str], flags: Sequence[str]) -> list[str]:
             overrides.append(argument)
         elif argument.startswith("-"):
             flag = argument.partition("=")[0]
-            raise UserError(f"unknown flag {flag}{did_you_mean(flag, flags)}; see rfm VERB --help")
+            raise UserError(f"unknown flag {flag}{did_you_mean(flag, names)}; see rfm VERB --help")
         else:
             raise UserError(f"unexpected argument {argument!r}; see rfm VERB --help")
     missing = [o for o in overrides if "=" not in o]
     if missing:
         raise UserError(f"{missing[0]} needs a value: {missing[0]}=VALUE")
     return overrides
-
-
-def _numbers(text: str) -> list[float]:
-    """Of a flag such as ``--rescale 0.5,1,2``."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = [-1.0]
-    if not all(0 <= number < float("inf") for number in found):
-        message = f"must be numbers >= 0 such as 0.5,1,2, got {text!r}"
-        raise argparse.ArgumentTypeError(message)
-    return found
-
-
-def _memory_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--memory",
-        action="store_true",
-        help="say first what the compiled training step needs; config.model.remat,"
-        " config.train.micro_batches and smaller batches lower it",
-    )
-
-
-def _checkpoint_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        metavar="WHICH",
-        default="final",
-        help="final (default); best: lowest robust error on the held-out examples (early"
-        " stopping); or a step",
-    )
-
-
-def _exported_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--exported",
-        metavar="FILE",
-        help="measure the model that rfm export wrote, on the data of --config",
-    )
-
-
-def _job_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "several processes",
-        "One program on many machines: the same command on each. Found by itself in a Slurm step"
-        " of several tasks, on TPU pods, in Kubernetes jobs and under mpirun; elsewhere give the"
-        " three flags. Process 0 alone reads and writes the workdir.",
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is, a free port")
-    group.add_argument("--processes", metavar="N", type=int, help="how many there are")
-    group.add_argument("--process", metavar="I", type=int, help="which one this is, from 0")
-    group.add_argument(
-        "--distributed",
-        metavar="WHEN",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="auto (default): if several processes are found; on: they must be; off: never",
-    )
-
-
-def _measuring_flags(parser: argparse.ArgumentParser, *, snapshots: bool = True) -> None:
-    _checkpoint_flag(parser)
-    parser.add_argument("--again", action="store_true", help="measure again what is already there")
-    if snapshots:
-        parser.add_argument(
-            "--no-snapshots", action="store_true", help="leave out the curves through training"
-        )

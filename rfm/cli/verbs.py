@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rfm import processes, reporting
-from rfm import workdir as workdirs
-from rfm.cli import data_verbs, methods_verb, sweep_verb
+from rfm.cli import data_verbs, export_verb, methods_verb, sweep_verb, zoo_verb
 from rfm.cli.bars import Bars
 from rfm.cli.command import Command
 from rfm.cli.signals import Stop
@@ -24,20 +23,20 @@ from rfm.evaluation.measure_curvature import curvature_task, density_task
 from rfm.evaluation.measure_flatness import flatness_task
 from rfm.evaluation.measure_landscape import KINDS, LOSSES, landscape_task
 from rfm.evaluation.tasks import Subject
-from rfm.models import exported
 from rfm.reporting import landscapes, variants
 
 
 def _run(arguments: argparse.Namespace, stop: Stop) -> int:
     command = Command(arguments, stop)
-    command.must_train()
+    if command.is_from_elsewhere:
+        command.must_exist()
     run = command.build()
     command.say(
         f"{command.config.name} on {run.dataset.name}, {run.mesh.size} x"
         f" {run.mesh.devices.flat[0].device_kind}, workdir {command.workdir}"
     )
     check_measures(run)
-    if status := command.train(run):
+    if not command.is_from_elsewhere and (status := command.train(run)):
         return status
     command.measure(run, autoattack=True, flatness=True)
     command.report()
@@ -69,7 +68,11 @@ def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
     run = command.build()
     subject = command.measure(run, autoattack=False, flatness=True)
     for factor in factors:
-        _measure_rescaled(command, subject.rescaled(factor))
+        try:
+            rescaled = subject.rescaled(factor)
+        except ValueError as error:
+            raise UserError(f"--rescale: {error}") from error
+        _measure_rescaled(command, rescaled)
     records = command.records_at(subject.step)
     command.show_table()
     command.show(variants.details(records))
@@ -185,21 +188,7 @@ def _compare(arguments: argparse.Namespace, stop: Stop) -> int:
 
 
 def _export(arguments: argparse.Namespace, stop: Stop) -> int:
-    command = Command(arguments, stop)
-    command.must_exist()
-    run = command.build()
-    (subject,) = command.subjects(run)
-    name = f"exported/{command.config.name}-{subject.step}.npz"
-    out = Path(arguments.out).expanduser() if arguments.out else command.workdir / name
-    content = exported.dumps(
-        subject.apply_fn,
-        subject.params,
-        image_shape=run.dataset.image_shape,
-        precision=command.config.evaluation.matmul_precision,
-    )
-    workdirs.write_atomically(out, content)
-    command.say(f"exported: {out.resolve()}")
-    return 0
+    return export_verb.run(Command(arguments, stop))
 
 
 def _report(arguments: argparse.Namespace, stop: Stop) -> int:
@@ -219,6 +208,10 @@ def _methods(arguments: argparse.Namespace, stop: Stop) -> int:
     return methods_verb.run(arguments)
 
 
+def _zoo(arguments: argparse.Namespace, stop: Stop) -> int:
+    return zoo_verb.run(arguments)
+
+
 def _sweep(arguments: argparse.Namespace, stop: Stop) -> int:
     return sweep_verb.run(arguments, stop)
 
@@ -236,6 +229,7 @@ VERBS: dict[str, Callable[[argparse.Namespace, Stop], int]] = {
     "report": _report,
     "data": _data,
     "methods": _methods,
+    "zoo": _zoo,
     "sweep": _sweep,
 }
 

@@ -24,7 +24,8 @@ _EVALUATED = (
 )
 _RIGHT = frozenset({"robust", "correct"})  # of these the complement is the error
 # What two runs may differ in and still be compared.
-_MAY_DIFFER = frozenset({"device", "versions", "git", "dtype", "exported", "rescaled"})
+_MODEL = frozenset({"dtype", "exported", "weights", "zoo", "rescaled"})
+_MAY_DIFFER = frozenset({"device", "versions", "git"}) | _MODEL
 
 
 @dataclasses.dataclass(frozen=True)

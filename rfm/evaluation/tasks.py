@@ -20,7 +20,7 @@ from rfm.devices import replicate
 from rfm.errors import UserError
 from rfm.evaluation import records
 from rfm.evaluation.compiling import CompileTime
-from rfm.models import exported
+from rfm.models import exported, imported
 from rfm.models.rescale import rescale
 from rfm.progress import Progress, silent
 from rfm.training.build import Run
@@ -37,7 +37,8 @@ class Subject:
       apply_fn: the model, evaluation mode.
       params: its parameters, those that may be perturbed.
       step: updates that they have seen.
-      checkpoint: what the user called it: "final", "best" or a step; or "exported".
+      checkpoint: what the user called it: "final", "best" or a step; or, of a model that was not
+        trained here, "exported" or "imported".
       snapshot: measured for a curve through training, by the smaller protocol.
       model: what else a record's protocol is to say of the model.
       suffix: of the names of its records, if it is a variant of the checkpoint.
@@ -69,21 +70,40 @@ class Subject:
           UserError: no such model, or it does not fit the run's data.
         """
         found, dataset = exported.load(path), run.dataset
-        for what, its, wanted in (
-            ("images", found.image_shape, tuple(dataset.image_shape)),
-            ("classes", found.classes, dataset.classes),
-        ):
-            if its != wanted:
-                raise UserError(
-                    f"exported model {path} is for {what} {its}, but {dataset.name} has {wanted};"
-                    " give the --config of its data"
-                )
+        theirs, ours = (found.image_shape, found.classes), (dataset.image_shape, dataset.classes)
+        _must_fit(f"exported model {path} is", theirs, ours, dataset.name)
         about = {"exported": found.sha256, "matmul_precision": found.precision}
         apply_fn, params = replicate((found.apply_fn, found.params), run.mesh)
         return cls(run, apply_fn, params, 0, "exported", model=about)
 
+    @classmethod
+    def of_weights(cls, run: Run) -> "Subject":
+        """The run's model with the weights that its config names.
+
+        Raises:
+          UserError: no such file, or it does not fit the model or the run's data.
+        """
+        section, dataset = run.config.model, run.dataset
+        about = imported.about(section.weights)
+        if about is not None:
+            theirs, ours = (
+                (about.image_shape, about.classes),
+                (dataset.image_shape, dataset.classes),
+            )
+            _must_fit(f"{section.weights} is", theirs, ours, dataset.name)
+        found = imported.load(section.weights, run.model, image_shape=dataset.image_shape)
+        params, batch_stats = replicate(tuple(found), run.mesh)
+        model = {"dtype": section.dtype, "weights": section.weights_sha256}
+        if section.zoo:
+            model["zoo"] = section.zoo
+        return cls(run, run.apply_fn(batch_stats), params, 0, "imported", model=model)
+
     def rescaled(self, factor: float) -> "Subject":
-        """The same function with all convolutions multiplied by `factor`; not if exported."""
+        """The same function with all convolutions multiplied by `factor`; not if exported.
+
+        Raises:
+          ValueError: the architecture has no such function.
+        """
         (batch_stats,) = self.apply_fn.args
         params, batch_stats = rescale(self.params, batch_stats, factor)
         return dataclasses.replace(
@@ -93,6 +113,12 @@ class Subject:
             model={**self.model, "rescaled": factor},
             suffix=f"-scaled-{factor:g}",
         )
+
+    @property
+    def epoch(self) -> float | None:
+        """Of the run's training; None of a model that was not trained here."""
+        elsewhere = self.checkpoint in ("exported", "imported")
+        return None if elsewhere else self.step / self.run.steps_per_epoch
 
     @property
     def logits_fn(self) -> jax.tree_util.Partial:
@@ -107,7 +133,7 @@ class Subject:
             "name": f"{name}{self.suffix}",
             "run": config.name,
             "step": self.step,
-            "epoch": self.step / self.run.steps_per_epoch,
+            "epoch": self.epoch,
             "checkpoint": self.checkpoint,
             "snapshot": self.snapshot,
             "variant": self.suffix.removeprefix("-"),
@@ -123,6 +149,20 @@ class Subject:
                 },
             },
         }
+
+
+Fit = tuple[tuple[int, ...], int]
+"""Shape of images, (height, width, channels), and number of classes."""
+
+
+def _must_fit(what: str, theirs: Fit, ours: Fit, dataset: str) -> None:
+    """Checks that a model is for the images and classes of a data set."""
+    for title, its, wanted in zip(("images", "classes"), theirs, ours, strict=True):
+        if its != wanted:
+            raise UserError(
+                f"{what} for {title} {its}, but {dataset} has {wanted};"
+                " give the --config of its data"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

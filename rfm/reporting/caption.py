@@ -177,6 +177,8 @@ def _machine_parts(record: Record) -> dict[str, str]:
             ("seed", "seed {}"),
             ("dtype", "{}"),
             ("exported", "exported model {:.12}"),
+            ("zoo", "zoo:{}"),
+            ("weights", "weights {:.12}"),
             ("matmul_precision", "matmul precision {}"),
         )
         if protocol.get(key) is not None

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rfm.reporting.records import Record
+from rfm.reporting.records import ELSEWHERE, Record
 
 _NORMS = {"linf": "L∞", "l2": "L2"}
 
@@ -78,6 +78,8 @@ def radius(record: Record) -> float | None:
 
 def checkpoint_text(record: Record) -> str:
     """Whose weights: "final, step 390, epoch 10"."""
+    if record.checkpoint in ELSEWHERE:
+        return ELSEWHERE[record.checkpoint]
     parts = [f"step {record.step}"]
     if record.checkpoint not in ("", str(record.step)):
         parts.insert(0, record.checkpoint)

@@ -21,6 +21,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ from rfm.flatness import SpectralDensity
 
 SCHEMA = 1
 """The newest layout of records that this version reads."""
+
+ELSEWHERE = MappingProxyType({"exported": "an exported model", "imported": "imported weights"})
+"""Checkpoints that were not trained in the run's folder, by `Record.checkpoint`, in words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +117,8 @@ class Record:
       name: "evaluation-<split>", "flatness-<average|worst>-<loss|rloss>-<split>", ...
       run: the config's name.
       step: training steps behind the weights; `epoch`: the same in epochs.
-      checkpoint: how the weights were asked for, "final", "best" or a step.
+      checkpoint: how the weights were asked for, "final", "best" or a step; or one of
+        `ELSEWHERE`.
       split: "test" or "train".
       snapshot: measured during training under a smaller protocol.
       variant: what is different from the checkpoint and the config, e.g. "xi-0.25" or

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rfm.reporting.metrics import TrainMetrics, ValidationMetrics
 from rfm.reporting.protocol import attack_text, radius
-from rfm.reporting.records import Record, latest
+from rfm.reporting.records import ELSEWHERE, Record, latest
 from rfm.reporting.run import Run
 from rfm.reporting.tables import Cell, ResultsTable
 
@@ -33,6 +33,8 @@ def _subject(run: Run, results: ResultsTable | None) -> str:
     last = max(lines, key=lambda line: line.step, default=None)
     if results is not None:
         column = results.columns[0]
+        if column.checkpoint in ELSEWHERE:
+            return f"This report measures {ELSEWHERE[column.checkpoint]}, “{run.name}”."
         step, epoch, verb = column.step, column.epoch, "measures"
     else:
         assert last is not None  # a run has records or metrics

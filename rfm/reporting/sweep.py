@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rfm.errors import UserError
-from rfm.reporting.records import Record, count, latest, read_json
+from rfm.reporting.records import ELSEWHERE, Record, count, latest, read_json
 from rfm.reporting.run import Run, read_what_is_there
 from rfm.reporting.tables import MEASURES
 
@@ -73,8 +73,9 @@ class Member:
     def progress(self) -> str:
         """How far training is, in words."""
         done, total = self.steps
-        if any(record.checkpoint == "exported" for record in self.run.records):
-            return "an exported model"
+        checkpoints = (record.checkpoint for record in self.run.records)
+        if elsewhere := next(filter(ELSEWHERE.get, checkpoints), None):
+            return ELSEWHERE[elsewhere]
         if not done:
             return "not begun"
         if total is None:

@@ -5,11 +5,12 @@ each record without where it was made. A record that one of two runs lacks is no
 Nor is a field that one lacks and that is off in the other: versions of rfm before it had none.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rfm.reporting.protocol import flatten
-from rfm.reporting.records import Record
+from rfm.reporting.records import ELSEWHERE, Record
 from rfm.reporting.sweep import Member
 
 Settings = Mapping[str, Mapping[str, str]]
@@ -20,8 +21,9 @@ OF_TRAINING = ("file", "config")
 
 _MEASURING = ("evaluation", "flatness", "snapshots", "curvature", "landscape")
 _OF_NO_EFFECT = ("config.seed", "config.data.dir", "config.train.steps_per_dispatch",
-                 "config.model.remat")  # fmt: skip
-_CIRCUMSTANCES = ("device", "versions", "git", "seed", "exported")
+                 "config.model.remat", "config.model.weights")  # fmt: skip
+# Whose weights they are is in the config, too.
+_CIRCUMSTANCES = ("device", "versions", "git", "seed", "exported", "weights", "zoo")
 _OFF = (None, "", "0", "0.0", "false", "null", "[]", "{}")
 
 
@@ -51,7 +53,7 @@ def _of_training(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _checkpoint(record: Record) -> str:
-    if record.checkpoint in ("final", "best", "exported"):
+    if record.checkpoint in ("final", "best", *ELSEWHERE):
         return record.checkpoint
     return f"step {record.step}" if record.epoch is None else f"epoch {record.epoch:g}"
 
@@ -100,7 +102,9 @@ def _text(one: Settings, scope: str, field: str) -> str | None:
 
 
 def _shortened(text: str) -> str:
-    """0.03137254901960784 as 0.0313725."""
+    """0.03137254901960784 as 0.0313725, and of a checksum its beginning."""
+    if re.fullmatch("[0-9a-f]{64}", text):
+        return text[:12]
     try:
         return f"{float(text):g}"
     except ValueError:

@@ -6,6 +6,7 @@ no sense is refused, with the name of the field.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -124,14 +125,15 @@ def build(config: ml_collections.ConfigDict, *, dataset: rfm_data.Dataset | None
         raise UserError(
             f"config.data.autoaugment is for 1 or 3 channels; {dataset.name} has {channels}"
         )
-    mean, std = dataset.pixel_statistics()
+    mean, std = _whitening(config.model, dataset)
     model = models.create(
         config.model.name,
         classes=dataset.classes,
         width=config.model.width,
-        mean=tuple(map(float, mean)),
-        std=tuple(float(s) or 1.0 for s in std),  # a constant channel stays as it is
+        mean=mean,
+        std=std,
         activation=config.model.activation,
+        cosine_scale=config.model.cosine_scale,
         dtype=config.model.dtype,
         dropout=config.model.dropout,
         remat=config.model.remat,
@@ -169,3 +171,25 @@ def build(config: ml_collections.ConfigDict, *, dataset: rfm_data.Dataset | None
         total_steps=in_epoch * config.train.epochs,
         schedule=schedule,
     )
+
+
+def _whitening(
+    section: ml_collections.ConfigDict, dataset: rfm_data.Dataset
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel, those of the training images if the config has none."""
+    mean, std = (tuple(map(float, section[name])) for name in ("mean", "std"))
+    if not mean and not std:
+        found = dataset.pixel_statistics()
+        # A constant channel stays as it is.
+        return tuple(map(float, found[0])), tuple(float(s) or 1.0 for s in found[1])
+    channels = dataset.image_shape[-1]
+    if len(mean) != channels or len(std) != channels:
+        raise UserError(
+            f"config.model.mean and .std must have a number for each of the {channels} channels of"
+            f" {dataset.name}, or both be (); got {mean} and {std}"
+        )
+    if not all(math.isfinite(number) for number in mean + std) or min(std) <= 0:
+        raise UserError(
+            f"config.model.mean and .std must be finite, .std positive; got {mean} and {std}"
+        )
+    return mean, std

@@ -130,13 +130,14 @@ def test_shipped_configs_pass_their_own_checks(here, config, method):
     resolve(f"{config}:{method}", None, [])
 
 
-MEASURE = ("--checkpoint", "--again", "--exported", "--help")
+MODEL = ("--model", "--weights")
+MEASURE = ("--checkpoint", "--again", "--exported", *MODEL, "--help")
 JOB = ("--coordinator", "--processes", "--process", "--distributed")
 FLAGS = {
     "": ["--version", "--help"],
     "run": [
         *("--config", "--workdir", "--checkpoint", "--again", "--no-snapshots", "--help"),
-        *("--memory", *JOB),
+        *("--memory", "--exported", *MODEL, *JOB),
     ],
     "train": ["--config", "--workdir", "--help", "--memory", *JOB],
     "evaluate": ["--config", "--workdir", *MEASURE, *JOB],
@@ -145,7 +146,7 @@ FLAGS = {
         *("--average-radii", "--worst-radii", "--rescale"),
     ],
     "attack": ["--config", "--workdir", *MEASURE, "--attack", "--split", "--saved", *JOB],
-    "export": ["--config", "--workdir", "--checkpoint", "--out", "--help"],
+    "export": ["--config", "--workdir", "--checkpoint", "--out", "--format", *MODEL, "--help"],
     "curvature": ["--config", "--workdir", *MEASURE, "--rloss", "--density", *JOB],
     "landscape": ["--config", "--workdir", *MEASURE, "--kinds", "--losses", "--beside", *JOB],
     "sweep": [
@@ -154,6 +155,7 @@ FLAGS = {
         *("--slurm", "--dry-run", "--help"),
     ],
     "compare": ["--level", "--help"],
+    "zoo": ["--csv", "--help"],
     "report": ["--config", "--workdir", "--help", "DIR"],
     "data": ["--data-dir", "--out", "--exported", "--help", "prepare", "show", "convert"],
 }
@@ -168,9 +170,9 @@ def test_help_mentions_every_flag(verb, quick_rfm):
     known = {flag for flags in FLAGS.values() for flag in flags}
     unknown = {word.strip(".,[]") for word in result.out.split() if word.startswith("--")} - known
     assert all(word.startswith("--config.") for word in unknown), unknown
-    if verb not in ("", "data", "compare"):
+    if verb not in ("", "data", "compare", "zoo"):
         assert "exit status" in result.out
-    if verb not in ("", "data", "compare", "sweep"):
+    if verb not in ("", "data", "compare", "sweep", "zoo"):
         assert "--config.optimiser.learning_rate=0.1" in result.out
 
 

@@ -8,12 +8,15 @@ import pytest
 from rfm.configs import digits
 
 import rfm
+from rfm import models
 from rfm.data.augment import to_float
 from rfm.devices import make_mesh
+from rfm.errors import UserError
 from rfm.evaluation.evaluate import evaluation_tasks
 from rfm.evaluation.measure_flatness import flatness_tasks
 from rfm.evaluation.robustness import clean
 from rfm.evaluation.tasks import Subject, carry_out, key_for
+from rfm.models import imported
 from rfm.training import build
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -147,6 +150,30 @@ def test_adversarial_examples_to_look_at(measured):
     difference = np.array(shown["adversarial_images"]) - np.array(shown["images"]) / 255
     assert 0 < np.abs(difference).max() <= 0.1 + 1e-4
     assert "adversarial" not in train
+
+
+@pytest.mark.parametrize("names", ["own", "torch"])
+def test_imported_weights_are_measured_as_the_checkpoint_they_come_from(
+    subject, measured, tmp_path, names
+):
+    run, (batch_stats,) = subject.run, subject.apply_fn.args
+    if names == "own":
+        arrays = imported.own_names(subject.params, batch_stats)
+    else:
+        arrays = models.to_torch(subject.params, batch_stats, run.model)
+    np.savez(tmp_path / "w.npz", **arrays)
+    config = run.config.copy_and_resolve_references()
+    config.model.update(weights=str(tmp_path / "w.npz"), weights_sha256="f" * 64, zoo="Name")
+    other = Subject.of_weights(dataclasses.replace(run, config=config))
+    assert (other.step, other.epoch, other.checkpoint) == (0, None, "imported")
+    (test, _), expected = carry_out(evaluation_tasks(other), tmp_path), measured[1][0]
+    assert test["values"] == expected["values"]
+    assert test["per_example"] == expected["per_example"]
+    assert test["protocol"]["weights"] == "f" * 64
+    assert test["protocol"]["zoo"] == "Name"
+    (tmp_path / "w.npz").unlink()
+    with pytest.raises(UserError, match="no such file"):
+        Subject.of_weights(dataclasses.replace(run, config=config))
 
 
 def test_purposes_do_not_share_keys():

@@ -35,6 +35,13 @@ def test_sentences_without_numbers_are_left_out(files):
     )
 
 
+def test_a_model_from_elsewhere_has_no_training_steps(files):
+    for checkpoint, what in (("imported", "imported weights"), ("exported", "an exported model")):
+        place = {"step": 0, "epoch": None, "checkpoint": checkpoint}
+        files.records(files.evaluation("test", run="Pang", values={}, protocol={}, **place))
+        assert _summary(files.workdir) == f"This report measures {what}, “Pang”."
+
+
 def test_a_run_that_does_not_overfit_ends_at_its_best(files):
     files.metrics({"kind": "validation", "step": 10, "epoch": 1, "rerr": 0.5})
     text = _summary(files.workdir)

@@ -231,6 +231,36 @@ def test_runs_say_how_far_they_are_and_what_they_lack(sweep):
     assert all("damaged" not in m.path for row in rows(found.values()) for m in row.members)
 
 
+def imported(sweep, path, digest, **changes):
+    """A run of weights from elsewhere; `digest` begins their checksum."""
+    weights = {"weights": f"/{path}/w.pt", "weights_sha256": digest.ljust(64, "0")}
+    made = sweep(path, name="Pang2020Boosting", trained=0, model=weights, **changes)
+    (old,) = made.workdir.glob("records/*/evaluation-test.json")
+    entry = json.loads(old.read_text()) | {"step": 0, "epoch": None, "checkpoint": "imported"}
+    entry["protocol"]["weights"] = weights["weights_sha256"]
+    shutil.rmtree(old.parent)
+    made.records(entry)
+    (made.workdir / "metrics.jsonl").unlink()
+    return made
+
+
+def test_weights_from_elsewhere_are_rows_by_what_they_are_not_by_where(sweep):
+    sweep("trained", rerr=0.6)
+    imported(sweep, "here", "abc", rerr=0.3)
+    imported(sweep, "there", "abc", rerr=0.5)
+    imported(sweep, "other", "def", rerr=0.4)
+    members = read_sweep(sweep.folder)
+    progress = {member.path: member.progress for member in members}
+    assert progress["here"] == "imported weights"
+    found = {tuple(m.path for m in row.members): row for row in rows(members)}
+    assert set(found) == {("here", "there"), ("other",), ("trained",)}
+    same = found["here", "there"]
+    assert same.value("RErr", "test") == pytest.approx(40.0)
+    assert same.apart == ("model.weights_sha256 = abc000000000",)
+    page = write_sweep_report(sweep.folder)[0].read_text()
+    assert "imported weights" in page
+
+
 def test_a_folder_without_runs_is_a_users_mistake(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="nothing to report yet.*folder of runs") as caught:

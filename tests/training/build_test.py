@@ -14,9 +14,15 @@ def test_baseline_is_section_f():
     config = cifar10.get_config("at")
     assert config.model.to_dict() == {
         "exported": "",
+        "weights": "",
+        "weights_sha256": "",
+        "zoo": "",
         "name": "resnet18",
         "width": 64,
         "activation": "relu",
+        "mean": (),
+        "std": (),
+        "cosine_scale": 0.0,
         "dropout": 0.0,
         "dtype": "float32",
         "remat": False,
@@ -45,6 +51,31 @@ def test_run_has_the_data_sets_statistics(run):
     np.testing.assert_allclose(run.model.std, pixels.std((0, 1, 2)), rtol=1e-6)
     assert run.steps_per_epoch == 5
     assert isinstance(run.method.optimiser.transformation, optax.GradientTransformation)
+
+
+def test_whitening_and_the_head_are_those_of_the_config(config):
+    config.model.update(mean=(0.5,), std=(2.0,), cosine_scale=3.0)
+    model = build.build(config).model
+    assert (model.mean, model.std, model.cosine_scale) == ((0.5,), (2.0,), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "line"),
+    [
+        (
+            (0.5,),
+            (),
+            r"for each of the 1 channels of digits, or both be \(\); got \(0.5,\) and \(\)",
+        ),
+        ((0.5, 0.5), (1.0, 1.0), "for each of the 1 channels of digits"),
+        ((0.5,), (0.0,), ".std positive"),
+        ((float("nan"),), (1.0,), "must be finite"),
+    ],
+)
+def test_whitening_that_makes_no_sense_is_refused(config, mean, std, line):
+    config.model.update(mean=mean, std=std)
+    with pytest.raises(UserError, match=line):
+        build.build(config)
 
 
 @pytest.mark.parametrize(
