@@ -14,6 +14,7 @@ since each record carries its own protocol.
 """
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -128,6 +129,15 @@ def _read_config(workdir: Path) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a config; restore it or give another workdir")
     return config
+
+
+def append(file: io.FileIO, data: bytes) -> None:
+    """Writes all of `data`; an error names the file."""
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file.name) from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
