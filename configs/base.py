@@ -111,6 +111,8 @@ def get_config() -> ConfigDict:
                 "restarts": 10,
                 "chunk": 0,  # examples times restarts at once; 0: all of a batch
                 "autoattack": "standard",  # beside PGD on test examples; "plus" or "none"
+                # Beside the final checkpoint also the one of lowest validation RErr.
+                "early_stopping": False,
             },
             "flatness": {
                 "seed": 0,

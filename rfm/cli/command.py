@@ -145,7 +145,10 @@ class Command:
         return Checkpoints(directory, snapshot_steps=every, read_only=True)
 
     def subjects(self, run: Run) -> Iterator[Subject]:
-        """The checkpoint asked for, then all snapshots unless they are not wanted."""
+        """The checkpoint asked for; then, for verbs that can measure more, what the config adds.
+
+        That is the checkpoint of early stopping beside the final one, and all snapshots.
+        """
         if self.is_from_elsewhere:
             path = self.config.model.exported
             subject = Subject.of_file(run, path) if path else Subject.of_weights(run)
@@ -161,7 +164,13 @@ class Command:
             state = checkpoints.restore(step, like)
             workdirs.claim(self.workdir, self.config.to_dict())
             yield Subject.of_state(run, state, which)
-            if getattr(self.arguments, "no_snapshots", True):
+            if not hasattr(self.arguments, "no_snapshots"):
+                return
+            if self.config.evaluation.early_stopping and which == "final":
+                best = processes.by_first(lambda: _which("best", run, self.workdir, steps))
+                if best != step:
+                    yield Subject.of_state(run, checkpoints.restore(best, like), "best")
+            if self.arguments.no_snapshots:
                 return
             for step in steps:
                 if step and (step % every == 0 or step == run.total_steps):

@@ -181,6 +181,24 @@ def test_evaluate_best_is_early_stopping(again, quick_rfm):
     assert (record["step"], record["checkpoint"]) == (best, "best")
 
 
+def test_early_stopping_is_measured_beside_the_final_checkpoint(again, quick_rfm):
+    metrics = again / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "validation":
+            line["rerr"] = 0.1 if line["step"] == 10 else 0.2
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = ("--no-snapshots", "--config.evaluation.early_stopping=True")
+    result = quick_rfm("flatness", "--workdir", again, *flags)
+    assert (result.status, result.err) == (0, ""), result
+    for name in ("evaluation-test", "flatness-average-rloss-test", "flatness-worst-loss-test"):
+        record = json.loads((again / f"records/00000010/{name}.json").read_text())
+        assert (record["checkpoint"], record["snapshot"]) == ("best", False)
+    final = json.loads((again / "records/00000015/evaluation-test.json").read_text())
+    assert final["checkpoint"] == "final"
+    assert f"{100 * final['values']['rerr']['value']:.1f}" in result.out
+
+
 def test_a_damaged_snapshot_is_left_out(again, quick_rfm):
     for path in (again / "checkpoints/5/state").rglob("d/*"):
         path.write_bytes(b"")
