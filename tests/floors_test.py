@@ -14,6 +14,7 @@ ROOT = pathlib.Path(rfm.__file__).parent
 FLOORS = {
     0: [
         "archives",
+        "files",
         "errors",
         "types",
         "losses",

@@ -39,12 +39,3 @@ def test_a_file_or_foreign_checkpoints_are_refused(tmp_path):
     (tmp_path / "other" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no config\.json"):
         workdir.claim(tmp_path / "other", CONFIG)
-
-
-def test_atomic_write_leaves_the_old_file_if_it_fails(tmp_path):
-    path = tmp_path / "a.json"
-    workdir.write_atomically(path, "old")
-    with pytest.raises(TypeError):
-        workdir.write_atomically(path, 3)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

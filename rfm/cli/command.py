@@ -55,6 +55,8 @@ class Command:
         check_devices()
         run = build(self.config)
         same("data set", run.dataset.digest)
+        if path := self.config.model.weights:
+            self.say(f"{path}: {_in_words(self.config.model, run)}")
         return run
 
     def _identify_weights(self) -> None:
@@ -257,6 +259,17 @@ class Command:
         """Prints a table, if there is one."""
         if table is not None:
             self.console.print(table.to_rich())
+
+
+def _in_words(section: ConfigDict, run: Run) -> str:
+    """What names of tensors do not tell of a network with weights from elsewhere."""
+    whitening = zip(run.model.mean, run.model.std, strict=True)
+    listed = ", ".join(f"{mean:.4g}/{std:.4g}" for mean, std in whitening)
+    head = f", cosines times {section.cosine_scale:g}" if section.cosine_scale else ""
+    return (
+        f"read as {section.name} of width {section.width}, {section.activation}, whitening by"
+        f" {listed}{head}"
+    )
 
 
 def _which(name: str, run: Run, workdir: Path, steps: Sequence[int]) -> int:

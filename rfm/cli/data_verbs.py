@@ -10,9 +10,9 @@ from rfm import data
 from rfm.cli.bars import Bars
 from rfm.errors import UserError
 from rfm.evaluation.robustness import clean
+from rfm.files import write_atomically
 from rfm.models import exported
 from rfm.types import bind
-from rfm.workdir import write_atomically
 
 _BATCH = 256
 

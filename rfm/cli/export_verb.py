@@ -11,10 +11,10 @@ Beside the latter two is a small JSON: the architecture, and what it was trained
 from pathlib import Path
 
 from rfm import models
-from rfm import workdir as workdirs
 from rfm.cli.command import Command
 from rfm.errors import UserError
 from rfm.evaluation.tasks import Subject
+from rfm.files import write_atomically
 from rfm.models import exported, imported, weights
 
 _ENDINGS = {"jax": ".npz", "safetensors": ".safetensors", "torch": "-torch.safetensors"}
@@ -38,7 +38,7 @@ def run(command: Command) -> int:
             image_shape=subject.run.dataset.image_shape,
             precision=command.config.evaluation.matmul_precision,
         )
-        workdirs.write_atomically(out, content)
+        write_atomically(out, content)
     else:
         _write_weights(subject, out, torch=wanted == "torch")
     command.say(f"exported: {out.resolve()}")
@@ -46,16 +46,21 @@ def run(command: Command) -> int:
 
 
 def _check(command: Command, wanted: str) -> None:
+    out = command.arguments.out
     if wanted == "jax":
+        if out and Path(out).suffix == ".safetensors":
+            raise UserError(f"--out {out}: say --format safetensors or torch; jax makes an .npz")
         return
     if command.config.model.exported:
         raise UserError(
             f"--format {wanted}: an exported model is a program, whose layers have no names;"
             " export from the run it comes from"
         )
-    out = command.arguments.out
     if out and Path(out).suffix != ".safetensors":
         raise UserError(f"--out {out}: the name of a --format {wanted} must end in .safetensors")
+    beside = Path(out).expanduser().with_suffix(".json") if out else None
+    if beside is not None and beside.exists() and not imported.is_description(beside):
+        raise UserError(f"--out {out}: {beside} would be overwritten; give another name")
 
 
 def _subject(command: Command) -> Subject:

@@ -30,9 +30,9 @@ from rfm.errors import UserError
 from rfm.evaluation import records
 from rfm.evaluation.robustness import estimate
 from rfm.evaluation.tasks import Subject, Task, Tell, key_for
+from rfm.files import write_atomically
 from rfm.training.axes import attack
 from rfm.types import Threat
-from rfm.workdir import write_atomically
 
 
 def _pgd(settings: PGD) -> Stage:

@@ -20,7 +20,7 @@ import jax
 
 import rfm
 from rfm import processes
-from rfm.workdir import write_atomically
+from rfm.files import write_atomically
 
 SCHEMA = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")

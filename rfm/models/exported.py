@@ -27,6 +27,7 @@ from jaxtyping import Array
 
 from rfm import archives
 from rfm.errors import UserError
+from rfm.files import write_atomically
 from rfm.types import ApplyFn, Images, Logits, Params, as_partial, leaf_name
 
 _FORMAT = "rfm-exported-2"
@@ -124,7 +125,7 @@ def save(
 ) -> None:
     """Writes a model to a file; arguments as in `dumps`."""
     content = dumps(apply_fn, params, image_shape=image_shape, precision=precision)
-    Path(path).expanduser().write_bytes(content)
+    write_atomically(Path(path).expanduser(), content)
 
 
 def load(path: str | Path) -> Exported:

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,30 @@ from rfm.types import Params
 FORMAT = "rfm-weights-1"
 """What the JSON calls itself."""
 
-ARGUMENTS = ("name", "width", "activation", "mean", "std", "cosine_scale")
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return tuple(map(float, value))
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    **{"name": _text, "width": _whole, "activation": _text},
+    **{"mean": _numbers, "std": _numbers, "cosine_scale": float},
+}
+ARGUMENTS = tuple(_READ)
 """Those of `rfm.models.create` that decide what a network computes."""
 
 _OWN = ("params", "batch_stats")
@@ -101,16 +124,15 @@ def about(path: str) -> About | None:
     Raises:
       UserError: it is damaged.
     """
-    beside = Path(path).expanduser().with_suffix(".json")
-    try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # not every JSON beside a file is about it
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    file = Path(path).expanduser()
+    beside = file.with_suffix(".json") if file.name else file
+    found = _described(beside)
+    if found is None:
         return None
+    if file.is_file() and found.get("sha256") not in (None, sha256(path)):
+        raise UserError(f"{beside} describes another file than {path}; move one of them elsewhere")
     try:
-        model = found["model"]
-        arguments = {name: _tupled(model[name]) for name in ARGUMENTS}
+        arguments = {name: read(found["model"][name]) for name, read in _READ.items()}
         shape = tuple(int(size) for size in found["image_shape"])
         return About(str(beside), arguments, shape, int(found["classes"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -118,6 +140,11 @@ def about(path: str) -> About | None:
             f"{beside} is damaged ({error}); delete it, and say with --model and --config.model"
             " what network the weights are of"
         ) from error
+
+
+def is_description(path: Path) -> bool:
+    """Is this the JSON beside a file of weights, which `rfm` wrote?"""
+    return _described(path) is not None
 
 
 def description(
@@ -162,12 +189,12 @@ def _from_own(
     shapes = {
         name: leaf.shape for name, leaf in traverse_util.flatten_dict(expected, sep="/").items()
     }
-    problems = [f"{name} is missing" for name in shapes if name not in arrays]
+    problems = [f"{name}: missing" for name in shapes if name not in arrays]
     for name, array in arrays.items():
         if name not in shapes:
-            problems.append(f"{name} is not part of the network")
-        elif tuple(array.shape) != shapes[name]:
-            problems.append(f"{name} is {tuple(array.shape)}, the network has {shapes[name]}")
+            problems.append(f"{name}: unexpected")
+        elif problem := weights.unfit(array, shapes[name], variances=name.endswith("/var")):
+            problems.append(f"{name}: {problem}")
     if problems:
         raise UserError("\n".join(["these weights are not of this network:", *problems]))
     made = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
@@ -184,6 +211,10 @@ def _in_a_line(error: UserError) -> str:
     return f"{first} {'; '.join(shown)}".strip()
 
 
-def _tupled(value: Any) -> Any:
-    """JSON has lists where `create` has tuples."""
-    return tuple(map(float, value)) if isinstance(value, list) else value
+def _described(path: Path) -> dict[str, Any] | None:
+    """A JSON of `FORMAT`; not every JSON beside a file is about it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else None

@@ -25,6 +25,7 @@ from jaxtyping import PyTree
 from rfm.errors import UserError
 from rfm.models.published import PUBLISHED, Leaf, Path, leaves
 from rfm.models.resnet import ResNet
+from rfm.models.weights import unfit
 from rfm.types import Params
 
 # How networks and what is put in front of them call the buffers for whitening (RobustBench;
@@ -75,12 +76,12 @@ def from_torch(state_dict: Mapping[str, Any], architecture: nn.Module) -> tuple[
 
 
 def to_torch(params: Params, batch_stats: PyTree, architecture: nn.Module) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch`: a ``state_dict`` that RobustBench's classes load strictly.
+    """The inverse of `from_torch`: a ``state_dict`` for classes that whiten as it does.
 
-    So it has ``num_batches_tracked`` (0: with a momentum, PyTorch counts batches and does not
+    It has ``num_batches_tracked`` (0: with a momentum, PyTorch counts batches and does not
     use the number) and the buffers for whitening: `mu` and `sigma` where the architecture
-    whitens, `mean` and `std` always in DeepMind's. It has no ``sub_block1``, for which
-    RobustBench's WideResNet must be asked (``sub_block1=True``).
+    whitens, `mean` and `std` always in DeepMind's. It has no ``sub_block1``, which RobustBench's
+    WideResNet has only if asked, and TRADES' always. Activations are not in it.
 
     Args:
       params: of `architecture`.
@@ -143,20 +144,13 @@ def _prefix(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Leaf]) -> s
         for i in range(len(parts)):
             if ".".join(parts[i:]) in expected:
                 found["".join(f"{part}." for part in parts[:i])] += 1
-    return max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+    prefix = max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+    # Endings of a few names agree between networks by chance.
+    return prefix if 2 * found[prefix] >= len(expected) else ""
 
 
 def _unfit(leaf: Leaf, array: np.ndarray) -> str:
-    """Why `array` cannot be the tensor of `leaf`; empty if it can."""
-    if array.shape != leaf.shape_there:
-        return f"has shape {array.shape}, not {leaf.shape_there}"
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        return f"is {array.dtype}, not floating-point"
-    if not (np.abs(array) <= np.finfo(np.float32).max).all():
-        return "not finite"
-    if leaf.kind.name == "running_var" and (array < 0).any():
-        return "has negative variances"
-    return ""
+    return unfit(array, leaf.shape_there, variances=leaf.kind.name == "running_var")
 
 
 def _left_over(
@@ -183,6 +177,8 @@ def _left_over(
 
 
 def _other_whitening(name: str, array: np.ndarray, network: ResNet) -> str:
+    if problem := unfit(array, array.shape):
+        return problem
     which = _WHITENING[name]
     expected = (network.mean, network.std)[which]
     found = array.reshape(-1)
@@ -206,5 +202,5 @@ def _summary(
         for other in PUBLISHED.values():
             first = other.module(("stage1_block1", "conv1")) + ".weight"
             like += [other.network] * any(name.endswith(first) for name in arrays)
-    hint = f" (they have names of {like[0]})" if like and own not in like else ""
+    hint = f" (they have names of {' or '.join(like)})" if like and own not in like else ""
     return f"the weights do not fit {own} of {len(expected)} tensors{hint}:"

@@ -6,19 +6,21 @@
 format that every framework reads and that can hold nothing else.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-import safetensors
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from rfm import archives
 from rfm.archives import reason
 from rfm.errors import UserError
+from rfm.files import write_atomically
 
 # Under which name training scripts keep the state_dict in a checkpoint.
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "weights")
@@ -35,7 +37,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         directory.
 
     Returns:
-      Arrays of the types of the file, but bfloat16 of PyTorch's as float32.
+      Arrays of the types of the file, but PyTorch's narrow floats as float32.
 
     Raises:
       UserError: the file is missing, damaged, holds pickled objects or no arrays, or needs
@@ -48,13 +50,31 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     elif suffix in readers:
         expanded = os.path.expanduser(path)
         if not os.path.isfile(expanded):
-            raise UserError(f"{path}: there is no such file")
+            there = "is no file" if os.path.exists(expanded) else "there is no such file"
+            raise UserError(f"{path}: {there}")
         found = readers[suffix](str(path), expanded)
     else:
         raise UserError(f"{path}: weights are .pt, .pth, .pth.tar, .safetensors or .npz files")
     if not found:
         raise UserError(f"{path}: holds no weights")
     return found
+
+
+def unfit(array: np.ndarray, shape: tuple[int, ...], *, variances: bool = False) -> str:
+    """Why `array` cannot be a network's tensor of `shape`; empty if it can.
+
+    Args:
+      array: as it was read.
+      shape: that is needed.
+      variances: it must not be negative.
+    """
+    if tuple(array.shape) != tuple(shape):
+        return f"has shape {tuple(array.shape)}, not {tuple(shape)}"
+    if not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 is
+        return f"is {array.dtype}, not floating-point"
+    if not (np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all():
+        return "not finite"
+    return "has negative variances" if variances and (array < 0).any() else ""
 
 
 def write_safetensors(
@@ -65,7 +85,7 @@ def write_safetensors(
     Args:
       path: of the first; the other has ``.json`` instead of ``.safetensors``.
       arrays: by name, of numbers.
-      about: what they are, for JSON.
+      about: what they are, for JSON; the checksum of the first file is added.
 
     Raises:
       UserError: a file cannot be written, or the name does not end in ``.safetensors``.
@@ -73,13 +93,14 @@ def write_safetensors(
     target = Path(path).expanduser()
     if target.suffix != ".safetensors":
         raise UserError(f"{path}: the name must end in .safetensors")
-    text = json.dumps(dict(about), indent=2) + "\n"
     # The format takes the bytes as they lie in memory.
-    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    text = json.dumps({**about, "sha256": hashlib.sha256(content).hexdigest()}, indent=2) + "\n"
     try:
-        save_file(contiguous, target)
-        target.with_suffix(".json").write_text(text)
-    except (OSError, safetensors.SafetensorError) as error:
+        # First what it is: weights are never beside a description of others.
+        for file, part in ((target.with_suffix(".json"), text.encode()), (target, content)):
+            write_atomically(file, part)
+    except OSError as error:
         raise UserError(f"{path}: cannot be written ({reason(error)})") from error
 
 
@@ -109,18 +130,23 @@ def _torch(path: str, expanded: str) -> dict[str, np.ndarray]:
                 "save its state_dict alone with torch.save"
             ) from error
         raise UserError(f"{path}: damaged, or not a file of PyTorch ({reason(error)})") from error
-    tensors = _tensors(content, torch.is_tensor)
-    wide = (
-        t.detach().float() if t.dtype == torch.bfloat16 else t.detach() for t in tensors.values()
-    )
-    return {name: tensor.numpy() for name, tensor in zip(tensors, wide, strict=True)}
+    arrays = {}
+    for name, tensor in _tensors(content, torch.is_tensor).items():
+        try:
+            # Of the narrow floats NumPy has half precision alone.
+            narrow = tensor.is_floating_point() and tensor.element_size() < 4
+            wide = tensor.float() if narrow and tensor.dtype != torch.float16 else tensor
+            arrays[name] = wide.detach().numpy()
+        except (TypeError, RuntimeError, NotImplementedError) as error:
+            raise UserError(f"{path}: {name} is no plain tensor ({reason(error)})") from error
+    return arrays
 
 
 def _tensors(content: Any, is_tensor: Any) -> dict[str, Any]:
-    """The named tensors of a checkpoint."""
+    """The named tensors of a checkpoint; beside its state_dict there may be others, as metrics."""
     while isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if is_tensor(value)}
-        if tensors:
-            return tensors
-        content = next((content[name] for name in _NESTED if name in content), None)
+        below = next((content[n] for n in _NESTED if isinstance(content.get(n), Mapping)), None)
+        if below is None:
+            return {str(name): value for name, value in content.items() if is_tensor(value)}
+        content = below
     return {}

@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rfm.files import write_atomically
 from rfm.reporting import style
 from rfm.reporting.records import LandscapeData, Record, latest
 from rfm.reporting.run import Run
-from rfm.workdir import write_atomically
 
 _KINDS = {
     "random": "random directions (mean)",

@@ -12,7 +12,7 @@ from typing import Any
 
 from rfm import processes
 from rfm.errors import UserError
-from rfm.workdir import append, write_atomically
+from rfm.files import append, write_atomically
 
 
 class MetricsWriter:

@@ -211,9 +211,18 @@ def test_weights_of_other_images_are_told(files, quick_rfm, cifar10, tmp_path):
             ("--format", "torch", "--out", "model.pt"),
             "--out model.pt: the name of a --format torch",
         ),
+        (("--out", "model.safetensors"), "--out model.safetensors: say --format safetensors"),
         (("--format", "safetensors", "--checkpoint", "3"), "no checkpoint '3'"),
         (("--exported", "x.npz"), "unknown flag --exported"),
     ],
 )
 def test_what_is_wrong_is_told(measured, quick_rfm, tmp_path, flags, says):
     assert says in quick_rfm("export", "--workdir", measured, *flags, cwd=tmp_path).line
+
+
+def test_a_json_of_somebody_else_is_not_overwritten(measured, quick_rfm):
+    before = (measured / "config.json").read_bytes()
+    flags = ("--format", "safetensors", "--out", measured / "config.safetensors")
+    line = quick_rfm("export", "--workdir", measured, *flags).line
+    assert "config.json would be overwritten" in line
+    assert (measured / "config.json").read_bytes() == before

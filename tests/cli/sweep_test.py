@@ -532,6 +532,7 @@ def test_a_sweep_goes_on_after_it_was_killed(start, rfm, tiny, tmp_path):
         (["--hours", "0"], "--hours must be from 0.1 to a year"),
         (["--config.seed=7"], "a sweep has --seeds N"),
         (["--config.nothing=1"], "no field config.nothing"),
+        (["--config.model.weights=x.pt"], "x.pt is only measured: rfm run does that"),
         (["--executor", "slurm"], "is this a login node?"),
         (["--executor", "pbs"], "invalid choice: 'pbs'"),
     ],

@@ -69,10 +69,13 @@ def changed(arrays, **changes):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"params__head__bias": None}, "params/head/bias is missing"),
-        ({"params__head__boas": np.zeros(10)}, "params/head/boas is not part of the network"),
-        ({"params__head__bias": np.zeros(9)}, "params/head/bias is (9,), the network has (10,)"),
-        ({"batch_stats__stem_norm__var": None}, "batch_stats/stem_norm/var is missing"),
+        ({"params__head__bias": None}, "params/head/bias: missing"),
+        ({"params__head__boas": np.zeros(10)}, "params/head/boas: unexpected"),
+        ({"params__head__bias": np.zeros(9)}, "params/head/bias: has shape (9,), not (10,)"),
+        ({"batch_stats__stem_norm__var": None}, "batch_stats/stem_norm/var: missing"),
+        ({"params__head__bias": np.full(10, np.nan)}, "params/head/bias: not finite"),
+        ({"params__head__bias": np.array(["a"] * 10)}, "params/head/bias: is <U1, not"),
+        ({"batch_stats__stem_norm__var": -np.ones(4)}, "stem_norm/var: has negative variances"),
     ],
 )
 def test_what_does_not_fit_is_named(module, own, tmp_path, changes, says):
@@ -116,12 +119,37 @@ def test_a_json_of_somebody_else_says_nothing(tmp_path, text):
     assert imported.about(str(tmp_path / "w.pt")) is None
 
 
-def test_a_damaged_json_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("width", None, "None is no whole number"),
+        ("width", "four", "'four' is no whole number"),
+        ("width", True, "True is no whole number"),
+        ("mean", "abc", "'abc' is no list"),
+        ("name", 3, "3 is no text"),
+        ("cosine_scale", "x", "could not convert"),
+    ],
+)
+def test_a_damaged_json_is_told(tmp_path, field, value, says):
     about = imported.description(ARGUMENTS, image_shape=SHAPE, classes=10)
-    del about["model"]["width"]
+    about["model"][field] = value
     (tmp_path / "w.json").write_text(json.dumps(about))
-    with pytest.raises(UserError, match=r"w.json is damaged \('width'\); delete it"):
+    with pytest.raises(UserError, match=rf"w.json is damaged \({says}.*; delete it"):
         imported.about(str(tmp_path / "w.safetensors"))
+    del about["model"][field]
+    (tmp_path / "w.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=rf"w.json is damaged \('{field}'\); delete it"):
+        imported.about(str(tmp_path / "w.safetensors"))
+
+
+def test_a_json_of_another_file_is_told(own, tmp_path):
+    about = imported.description(ARGUMENTS, image_shape=SHAPE, classes=10)
+    for name in "ab":
+        other = {**own, "params/head/bias": np.full(10, ord(name), np.float32)}
+        weights.write_safetensors(tmp_path / f"{name}.safetensors", other, about)
+    (tmp_path / "a.json").rename(tmp_path / "b.json")
+    with pytest.raises(UserError, match=r"b.json describes another file than .*b.safetensors"):
+        imported.about(str(tmp_path / "b.safetensors"))
 
 
 def test_a_checksum_is_of_the_bytes(tmp_path):

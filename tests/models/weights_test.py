@@ -2,6 +2,7 @@
 
 import builtins
 import collections
+import hashlib
 import json
 
 import numpy as np
@@ -51,7 +52,9 @@ def test_npz(tmp_path):
 def test_safetensors(tmp_path):
     weights.write_safetensors(tmp_path / "w.safetensors", ARRAYS, {"model": {"name": "wrn28"}})
     same(weights.read(tmp_path / "w.safetensors"))
-    assert json.loads((tmp_path / "w.json").read_text()) == {"model": {"name": "wrn28"}}
+    checksum = hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+    about = {"model": {"name": "wrn28"}, "sha256": checksum}
+    assert json.loads((tmp_path / "w.json").read_text()) == about
 
 
 def test_safetensors_of_arrays_that_lie_otherwise_in_memory(tmp_path):
@@ -86,6 +89,7 @@ def test_pytorch(tmp_path, torch, name, legacy):
         lambda s: {"net": s, "acc": 91.0},
         lambda s: {"model_state_dict": s},
         lambda s: {"model": {"state_dict": s}},
+        lambda s: {"best_accuracy": s["double"], "state_dict": s},
         lambda s: {**s, "epoch": 3},
     ],
 )
@@ -171,7 +175,7 @@ def test_files_that_are_not_there_or_something_else(tmp_path, torch):
     told(tmp_path / "none.pt", "there is no such file")
     told(tmp_path / "none.npz", "there is no such file")
     (tmp_path / "folder.pt").mkdir()
-    told(tmp_path / "folder.pt", "there is no such file")
+    told(tmp_path / "folder.pt", "is no file")
     (tmp_path / "w.onnx").write_bytes(b"")
     told(tmp_path / "w.onnx", r"weights are \.pt, \.pth, \.pth\.tar, \.safetensors or \.npz")
     torch.save({"epoch": 3}, tmp_path / "w.pt")
@@ -196,5 +200,6 @@ def test_without_pytorch_its_extra_is_named(tmp_path, monkeypatch):
 def test_what_cannot_be_written_is_told(tmp_path):
     with pytest.raises(UserError, match=r"must end in \.safetensors"):
         weights.write_safetensors(tmp_path / "w.npz", ARRAYS, {})
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        weights.write_safetensors(tmp_path / "no" / "w.safetensors", ARRAYS, {})
+        weights.write_safetensors(tmp_path / "file" / "w.safetensors", ARRAYS, {})

@@ -21,6 +21,7 @@ from rfm.cli.sweep.job import Job
 from rfm.cli.sweep.plan import Planned
 from rfm.cli.sweep.slots import Slot
 from rfm.errors import UserError
+from rfm.files import write_atomically
 
 _STOPPED = (130, 143)  # by a signal; the state is saved
 _REFUSED_SECONDS = 60.0  # until a job is submitted again that was refused
@@ -233,7 +234,7 @@ class Conductor:
             "executor": self._executor.name,
             "slot": slot,
         }
-        workdirs.write_atomically(_submitted(entry), json.dumps(content) + "\n")
+        write_atomically(_submitted(entry), json.dumps(content) + "\n")
 
 
 def may_try_again(status: int | None) -> bool:

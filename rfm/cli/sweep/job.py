@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import submitit
 
-from rfm.workdir import write_atomically
+from rfm.files import write_atomically
 
 BUSY = 75  # another job of this run goes on: try again later
 _SAVE_SECONDS = 90  # to write a checkpoint when the job must leave

@@ -74,6 +74,8 @@ def plan(
         for spec in _specs(configs, chosen):
             of_run = [*overrides, f"--config.seed={seed}"]
             config, default = resolve(spec, None, of_run)
+            if given := config.model.weights or config.model.exported:
+                raise UserError(f"a sweep trains, and {given} is only measured: rfm run does that")
             name = f"{default.name}-seed{seed}"
             if name in planned:
                 raise UserError(f"two runs of the sweep are called {name}; name each config once")
