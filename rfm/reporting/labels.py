@@ -14,9 +14,9 @@ _FAR = 7.0  # from a point to the middle of its label, in points
 
 
 def beside_points(
-    axes: Axes, x: Sequence[float], y: Sequence[float], numbers: Sequence[int]
+    axes: Axes, x: Sequence[float], y: Sequence[float], numbers: Sequence[int] | Sequence[str]
 ) -> None:
-    """Each number once, beside that of its points which is in the middle of them.
+    """Each number (or text) once, beside that of its points which is in the middle of them.
 
     Of eight places around the point, it goes where it covers the least. The figure must have
     its layout already.

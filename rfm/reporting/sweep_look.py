@@ -1,0 +1,89 @@
+"""How methods look in the figures of a sweep, and what those figures share.
+
+Methods are called by their numbers in the table; beside that each has a colour and a marker
+of its own, for up to 70 of them. In a panel of few methods the colours begin anew.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import matplotlib.lines
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from rfm.reporting import style
+from rfm.reporting.sweep_rows import Row
+
+HUES = ("#3b7fc4", "#e0701b", "#2f9e57", "#d6455d", "#8f63c9",
+        "#9a6b4b", "#1f9fae", "#d267b0", "#8f9422", "#7d8790")  # fmt: skip
+"""Of methods: readable on white and on black."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_LOG_FROM = 30.0  # largest by smallest value from which an axis is logarithmic
+
+
+def hue(number: int) -> str:
+    """The colour of a method."""
+    return HUES[(number - 1) % len(HUES)]
+
+
+def marker(number: int) -> str:
+    """The marker of a method; with its colour its own among 70."""
+    return MARKERS[(number - 1) // len(HUES) % len(MARKERS)]
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Do positive values span more than a factor of 30?"""
+    return min(values) > 0 and max(values) > _LOG_FROM * min(values)
+
+
+def scale(set_scale: Callable[[str], None], values: Sequence[float]) -> None:
+    """A logarithmic axis for values that span more than a factor of 30."""
+    if is_wide(values):
+        set_scale("log")
+
+
+def point(axes: Axes, x: float, y: float, number: int, *, size: float = 34) -> None:
+    """One run of a method."""
+    axes.scatter([x], [y], s=size, linewidth=0.5, edgecolor=style.colour("paper"),
+                 color=hue(number), marker=marker(number), zorder=2)  # fmt: skip
+
+
+def legend(figure: Figure, rows: Sequence[Row]) -> None:
+    """Numbers and names of methods, below the panels."""
+    handles = [
+        matplotlib.lines.Line2D([], [], color=hue(row.number), marker=marker(row.number),
+                                linestyle="none", label=f"{row.number}  {row.name}")
+        for row in rows
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns(rows),
+                  fontsize=8, columnspacing=1.2, handlelength=2.0, labelspacing=0.35)  # fmt: skip
+
+
+def columns(rows: Sequence[Row]) -> int:
+    """Of the legend."""
+    return max(1, min(5, int(150 / (8 + max(len(row.name) for row in rows)))))
+
+
+def legend_height(rows: Sequence[Row]) -> float:
+    """Of the legend, in inches."""
+    return 0.17 * math.ceil(len(rows) / columns(rows))
+
+
+def small_multiples(
+    count: int, *, across: int, width: float, height: float, share: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure of many small panels, `width` by `height` inches each, on the same axes."""
+    across = min(across, count)
+    down = math.ceil(count / across)
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06)
+    figure = Figure(figsize=(max(width * across, 4.0), height * down + 0.4), layout=layout)
+    grid = figure.subplots(down, across, squeeze=False, sharex=share, sharey=share)
+    every = list(grid.ravel())
+    for axes in every[count:]:
+        axes.remove()
+    if share:
+        for axes in every[max(0, count - across) : count]:
+            axes.tick_params(labelbottom=True)
+    return figure, every[:count]
