@@ -1,7 +1,7 @@
 """Small numbers in figures, where they cover as little as possible."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -63,47 +63,3 @@ def _overlap(
         centre - half, other - half_other
     )
     return float(np.prod(np.maximum(sides, 0)))
-
-
-def at_ends(
-    axes: Axes, x: Mapping[int, float], y: Mapping[int, float], colours: Mapping[int, str]
-) -> None:
-    """Each number right of the end of its curve, moved up or down until none covers another.
-
-    The figure must have its layout already.
-    """
-    to_points = 72 / axes.figure.dpi
-    numbers = sorted(y, key=lambda number: y[number])
-    ends = to_points * axes.transData.transform([(x[n], y[n]) for n in numbers])
-    heights = spread(ends[:, 1], _HEIGHT + 0.5)
-    gutter = 14 + min(30, len(numbers) / 2)  # for the lines from curves to labels
-    right = to_points * axes.transData.transform([(max(x.values()), 0.0)])[0, 0]
-    for number, (end, at), height in zip(numbers, ends, heights, strict=True):
-        axes.annotate(
-            str(number),
-            (x[number], y[number]),
-            xytext=(right - end + gutter, height - at),
-            textcoords="offset points",
-            fontsize=_SIZE,
-            va="center",
-            color=style.colour("ink"),
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colours[number], "linewidth": 0.6,
-                        "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
-
-
-def spread(positions: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:
-    """Sorted positions moved apart to at least `gap`, as little as possible in squares.
-
-    Pool adjacent violators: isotonic regression of what is left once the gaps are taken off.
-    """
-    blocks: list[tuple[float, int]] = []  # mean, count
-    for index, position in enumerate(positions):
-        mean, count = float(position) - gap * index, 1
-        while blocks and blocks[-1][0] >= mean:
-            other, size = blocks.pop()
-            mean, count = (mean * count + other * size) / (count + size), count + size
-        blocks.append((mean, count))
-    flat = [mean for mean, count in blocks for _ in range(count)]
-    return np.array(flat) + gap * np.arange(len(flat))

@@ -80,13 +80,14 @@ def of_methods(records: Mapping[str, Iterable[Record]], case: str) -> Figure | N
     last = max(epoch for of in found.values() for epoch, _, _ in of)
     for place, (axes, (title, of)) in enumerate(zip(panels, found.items(), strict=True)):
         drawn = _draw(axes, of, last, size=14)
-        axes.set_title(title, fontsize=8, pad=4)
+        axes.set_title(title, fontsize=7.5, pad=4)
         axes.tick_params(labelsize=7.5)
+        axes.locator_params(nbins=4)
         if place % 6 == 0:
             axes.set_ylabel("RLoss, test", fontsize=8)
     every = [point for of in found.values() for point in of]
-    scale(panels[0].set_xscale, [x for _, x, _ in every])
-    scale(panels[0].set_yscale, [y for _, _, y in every])
+    scale(panels[0], "x", [x for _, x, _ in every])
+    scale(panels[0], "y", [y for _, _, y in every])
     figure.supxlabel(_MEASURES[case], fontsize=9.5)
     shrink = min(1.0, 3 / len(panels) ** 0.5)
     figure.colorbar(drawn, ax=panels, label="epoch", aspect=40, shrink=shrink)

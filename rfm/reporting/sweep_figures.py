@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rfm.reporting import style
 from rfm.reporting.labels import beside_points
-from rfm.reporting.sweep_look import legend, legend_height, point, scale
+from rfm.reporting.sweep_look import dots, legend, legend_height, scale
 from rfm.reporting.sweep_points import AVERAGE, RLOSS, WORST, Measured, Points
 from rfm.reporting.sweep_rows import Row
 
@@ -95,9 +95,10 @@ def _draw(axes: Axes, measure: Measured, of: Points, size: float) -> None:
     if of.left_out:
         lines.append(f"{of.left_out} measured otherwise and left out")
     axes.set_title("\n".join(lines), fontweight="normal", fontsize=9.5 if size > 20 else 8)
-    scale(axes.set_xscale, of.x)
-    scale(axes.set_yscale, of.y)
-    for x, y, number in zip(of.x, of.y, of.numbers, strict=True):
-        point(axes, x, y, number, size=size)
+    scale(axes, "x", of.x)
+    scale(axes, "y", of.y)
+    for number in dict.fromkeys(of.numbers):
+        mine = [place for place, other in enumerate(of.numbers) if other == number]
+        dots(axes, [of.x[n] for n in mine], [of.y[n] for n in mine], number, size=size)
     axes.margins(0.08)
     axes.set_xlabel(measure.title, fontsize=9.5 if size > 20 else 8.5)

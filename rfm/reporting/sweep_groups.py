@@ -14,11 +14,11 @@ from rfm.reporting.sweep import Member
 from rfm.reporting.sweep_look import (
     HUES,
     MARKERS,
+    dots,
     hue,
     legend,
     legend_height,
     marker,
-    point,
     scale,
 )
 from rfm.reporting.sweep_points import AVERAGE, RLOSS, WORST, Measured, Points, records_of
@@ -54,8 +54,8 @@ def hyper_parameters(found: Mapping[Measured, Points], rows: Sequence[Row]) -> F
     grid = figure.subplots(len(cases), len(columns), squeeze=False, sharex="row", sharey="row")
     values = list(cases.values())
     for line, (measure, of) in zip(grid, cases.items(), strict=True):
-        scale(line[0].set_xscale, [x for x, _ in of.values()])
-        scale(line[0].set_yscale, [y for _, y in of.values()])
+        scale(line[0], "x", [x for x, _ in of.values()])
+        scale(line[0], "y", [y for _, y in of.values()])
         line[0].set_ylabel(RLOSS.title)
         for axes, (title, families) in zip(line, columns.items(), strict=True):
             if of is values[0]:
@@ -91,7 +91,7 @@ def _lines(
 
 def _number(row: Row) -> str:
     """What tells a method from others of its family."""
-    return row.name.removeprefix(sweep_families.family(row.name)[0]).lstrip("-") or "–"
+    return row.name.removeprefix(sweep_families.family(row.name)[0]).lstrip("-") or row.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,10 +172,10 @@ def early_stopping(rows: Sequence[Row]) -> Figure | None:
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (measure, of) in zip(panels, found.items(), strict=True):
         ends = [end for pair in of for end in (pair.final, pair.best)]
-        scale(axes.set_xscale, [x for x, _ in ends])
-        scale(axes.set_yscale, [y for _, y in ends])
+        scale(axes, "x", [x for x, _ in ends])
+        scale(axes, "y", [y for _, y in ends])
         for pair in of:
-            point(axes, *pair.final, pair.number)
+            dots(axes, *([value] for value in pair.final), pair.number)
             axes.scatter(*([value] for value in pair.best), s=24, zorder=2, linewidth=1.0,
                          marker=marker(pair.number), facecolor=style.colour("paper"),
                          edgecolor=hue(pair.number))  # fmt: skip

@@ -17,12 +17,14 @@ from rfm.reporting.sweep_look import HUES, hue, is_wide
 from rfm.reporting.sweep_points import RLOSS, Measured, Points
 from rfm.reporting.sweep_rows import Row
 from rfm.reporting.sweep_training import held_out, on_train
+from rfm.reporting.tables import OPEN
 
 Chart = dict[str, Any]
 """``data`` and ``layout`` of a Plotly figure."""
 
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "6px 2px")
+_RERR = Measured("RErr, test", "evaluation-test", "rerr")
 _CURVES = {
     "RErr, held-out test (%)": (held_out, "rerr"),
     "RLoss, held-out test": (held_out, "rloss"),
@@ -154,10 +156,11 @@ def _method(row: Row) -> Chart:
         "type": "scatter", "mode": "markers", "name": f"{row.number}  {label}",
         "marker": {"color": hue(row.number), "size": 9, "line": {"width": 0.5, "color": "#fff"},
                    "symbol": _SYMBOLS[(row.number - 1) // len(HUES) % len(_SYMBOLS)]},
-        "customdata": [[_seed(m), html.escape(m.path), link(m)] for m in row.members],
+        "customdata": [[_seed(m), html.escape(m.path), link(m), _rerr(m)] for m in row.members],
         "hovertemplate": f"<b>{label}</b>, seed %{{customdata[0]}}"
                          "<br>%{xaxis.title.text}: %{x:.4g}"
-                         "<br>RLoss, test: %{y:.4g}<br>%{customdata[1]}<extra></extra>",
+                         "<br>RLoss, test: %{y:.4g}<br>RErr, test: %{customdata[3]} %"
+                         "<br>%{customdata[1]}<extra></extra>",
     }  # fmt: skip
 
 
@@ -182,14 +185,14 @@ def _arrows(row: Row, measure: Measured) -> list[tuple[float | None, float | Non
 
 def _title(of: Points) -> str:
     coefficients = of.correlation
-    text = "" if coefficients is None else str(coefficients).replace("\n", ", ")
+    text = "" if coefficients is None else str(coefficients).replace("\n", "<br>")
     return f"{text}; {of.left_out} measured otherwise and left out" if of.left_out else text
 
 
 def _layout(menus: Sequence[Chart]) -> Chart:
     return {
         "updatemenus": list(menus), "hovermode": "closest", "hoverdistance": 12,
-        "margin": {"l": 60, "r": 10, "t": 90, "b": 50}, "height": 560,
+        "margin": {"l": 60, "r": 10, "t": 105, "b": 50}, "height": 580,
         "legend": {"font": {"size": 11}, "tracegroupgap": 0},
     }  # fmt: skip
 
@@ -205,6 +208,11 @@ def _escaped(row: Row) -> str:
 
 def _seed(member: Member) -> str:
     return "–" if member.seed is None else str(member.seed)
+
+
+def _rerr(member: Member) -> str:
+    found = _RERR.of(member.records)
+    return OPEN if found is None else f"{100 * found[1]:.1f}"
 
 
 def _short(value: float) -> float:

@@ -73,7 +73,7 @@ def lines(rows: Sequence[Row], kind: str, per: str = "layer") -> Figure | None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2 if small else -0.14),
                     fontsize=7 if small else 8.5, ncols=2 if small else 3,
                     columnspacing=1.0, handlelength=1.2, labelspacing=0.3)  # fmt: skip
-        axes.set_xlabel("step", fontsize=8 if small else 9.5)
+        axes.set_xlabel("step" if place >= len(panels) - 4 else "", fontsize=8 if small else 9.5)
         if place % 4 == 0:
             axes.set_ylabel("RLoss, test (nats)")
     lowest, highest = every[0].get_ylim()

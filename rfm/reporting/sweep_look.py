@@ -5,12 +5,14 @@ of its own, for up to 70 of them. In a panel of few methods the colours begin an
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import matplotlib.lines
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rfm.reporting import style
 from rfm.reporting.sweep_rows import Row
@@ -38,15 +40,22 @@ def is_wide(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) > _LOG_FROM * min(values)
 
 
-def scale(set_scale: Callable[[str], None], values: Sequence[float]) -> None:
-    """A logarithmic axis for values that span more than a factor of 30."""
+def scale(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
+    """A logarithmic axis, in plain numbers, for values that span more than a factor of 30."""
     if is_wide(values):
-        set_scale("log")
+        axes.set(**{f"{which}scale": "log"})
+        axis = axes.xaxis if which == "x" else axes.yaxis
+        many = max(values) > 100 * min(values)
+        axis.set_major_locator(LogLocator(subs=(1,) if many else (1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
-def point(axes: Axes, x: float, y: float, number: int, *, size: float = 34) -> None:
-    """One run of a method."""
-    axes.scatter([x], [y], s=size, linewidth=0.5, edgecolor=style.colour("paper"),
+def dots(
+    axes: Axes, x: Sequence[float], y: Sequence[float], number: int, *, size: float = 34
+) -> None:
+    """The runs of a method."""
+    axes.scatter(x, y, s=size, linewidth=0.5, edgecolor=style.colour("paper"),
                  color=hue(number), marker=marker(number), zorder=2)  # fmt: skip
 
 
@@ -83,7 +92,6 @@ def small_multiples(
     every = list(grid.ravel())
     for axes in every[count:]:
         axes.remove()
-    if share:
-        for axes in every[max(0, count - across) : count]:
-            axes.tick_params(labelbottom=True)
+    for axes in every[:count]:
+        axes.tick_params(labelbottom=True)
     return figure, every[:count]

@@ -98,7 +98,7 @@ def correctness(courses: Sequence[Course]) -> Figure | None:
     figure, panels = small_multiples(len(found), across=6, width=2.05, height=1.9)
     for place, (axes, (title, of)) in enumerate(zip(panels, found.items(), strict=True)):
         _draw(axes, of)
-        axes.set_title(title, fontsize=8, pad=4)
+        axes.set_title(title, fontsize=7.5, pad=4)
         style.epoch_axis(axes)
         axes.set_xlabel("")
         axes.tick_params(labelsize=7.5)

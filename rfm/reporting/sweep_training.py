@@ -69,7 +69,7 @@ def curves(rows: Sequence[Row], quantity: str) -> Figure | None:
                     fontsize=7, ncols=2, columnspacing=1.0, handlelength=1.2,
                     labelspacing=0.3)  # fmt: skip
         style.epoch_axis(axes)
-        axes.set_xlabel("epoch", fontsize=8)
+        axes.set_xlabel("epoch" if place >= len(panels) - 4 else "", fontsize=8)
         if place % 4 == 0:
             axes.set_ylabel(QUANTITIES[quantity])
     every[0].set_ylim(0, _top(shown, quantity))
