@@ -86,8 +86,7 @@ def sweep_figures_of(
         "training-rerr": sweep_training.curves(rows, "rerr"),
         "course": scatter.of_methods(records, "average"),
         "course-worst": scatter.of_methods(records, "worst"),
-        "course-radii": radii
-        and through_training.flatness_through_training(radii.records, radii.member.run.metrics),
+        "course-radii": None if radii is None else _through_training(radii),
         "correctness": sweep_snapshots.correctness(courses),
         "correctness-final": sweep_snapshots.correctness_at_the_end(rows),
         "landscape-scaled": sweep_landscapes.rescaled(rows),
@@ -99,7 +98,13 @@ def sweep_figures_of(
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def charts_of(rows: Sequence[Row], found: Mapping[Measured, Points]) -> dict[str, dict]:
+def _through_training(of: Course) -> Figure | None:
+    return through_training.flatness_through_training(of.records, of.member.run.metrics)
+
+
+def charts_of(
+    rows: Sequence[Row], found: Mapping[Measured, Points]
+) -> dict[str, sweep_interactive.Chart]:
     """The interactive charts that there is something for, by their ids."""
     drawn = {
         "chart-against": sweep_interactive.scatter(found, rows),

@@ -341,3 +341,4 @@ def test_the_page_asks_for_nothing_from_outside(sweep):
     own = text.replace(plotly, "")
     assert not re.search(r"https?://(?!www\.w3\.org/)|\bsrc=|<link|@import|url\((?!#)", own)
     assert "</script" not in plotly
+    assert "modeBarButtons:" in own, "else Plotly offers to send the chart to a server"
