@@ -24,7 +24,7 @@ def beside_points(
     to_points = 72 / axes.figure.dpi
     places = to_points * axes.transData.transform(np.column_stack([x, y]))
     found = np.array(numbers)
-    taken: list[tuple[np.ndarray, np.ndarray]] = [(place, np.array([3.0, 3.0])) for place in places]
+    centres, halves = places, np.full_like(places, 3.0)  # of what is there already
     low, high = to_points * np.array(axes.get_window_extent().get_points())
     for number in dict.fromkeys(numbers):
         mine = places[found == number]
@@ -35,12 +35,12 @@ def beside_points(
             (1.0, 1.7), ((1, 0), (0, 1), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
         ):
             centre = anchor + far * np.array([right * (_FAR + half[0] - 2), up * _FAR])
-            covered = sum(_overlap(centre, half, *other) for other in taken)
             outside = np.maximum(low - (centre - half), 0) + np.maximum(centre + half - high, 0)
+            covered = _covered(centre, half, centres, halves)
             cost = covered + 10 * float(outside.sum()) + (far - 1)
             if cost < least:
                 best, least = centre, cost
-        taken.append((best, half))
+        centres, halves = np.vstack([centres, best]), np.vstack([halves, half])
         offset = best - anchor
         axes.annotate(
             str(number),
@@ -55,11 +55,11 @@ def beside_points(
         )
 
 
-def _overlap(
-    centre: np.ndarray, half: np.ndarray, other: np.ndarray, half_other: np.ndarray
+def _covered(
+    centre: np.ndarray, half: np.ndarray, centres: np.ndarray, halves: np.ndarray
 ) -> float:
-    """The area that two boxes share."""
-    sides = np.minimum(centre + half, other + half_other) - np.maximum(
-        centre - half, other - half_other
+    """The area that a box shares with others."""
+    sides = np.minimum(centre + half, centres + halves) - np.maximum(
+        centre - half, centres - halves
     )
-    return float(np.prod(np.maximum(sides, 0)))
+    return float(np.prod(np.maximum(sides, 0), axis=1).sum())

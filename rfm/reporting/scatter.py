@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from rfm.reporting import style
 from rfm.reporting.records import Record
-from rfm.reporting.sweep_look import scale, small_multiples
+from rfm.reporting.sweep_look import fixed_multiples, scale
 
 _MEASURES = {
     "average": "Average-case flatness of RLoss",
@@ -76,21 +76,22 @@ def of_methods(records: Mapping[str, Iterable[Record]], case: str) -> Figure | N
     found = {title: of for title, of in found.items() if len(of) > 1}
     if not found:
         return None
-    figure, panels = small_multiples(len(found), across=6, width=2.05, height=1.95)
+    figure, panels = fixed_multiples(len(found), right=0.9)
     last = max(epoch for of in found.values() for epoch, _, _ in of)
     for place, (axes, (title, of)) in enumerate(zip(panels, found.items(), strict=True)):
         drawn = _draw(axes, of, last, size=14)
         axes.set_title(title, fontsize=7.5, pad=4)
-        axes.tick_params(labelsize=7.5)
-        axes.locator_params(nbins=4)
         if place % 6 == 0:
             axes.set_ylabel("RLoss, test", fontsize=8)
     every = [point for of in found.values() for point in of]
     scale(panels[0], "x", [x for _, x, _ in every])
     scale(panels[0], "y", [y for _, _, y in every])
-    figure.supxlabel(_MEASURES[case], fontsize=9.5)
-    shrink = min(1.0, 3 / len(panels) ** 0.5)
-    figure.colorbar(drawn, ax=panels, label="epoch", aspect=40, shrink=shrink)
+    for axes in panels:
+        axes.minorticks_off()
+    width, height = figure.get_size_inches()
+    figure.text(0.5 * (width - 0.9) / width, 0.12 / height, _MEASURES[case], ha="center")
+    bar = figure.add_axes((1 - 0.75 / width, 1 - 1.75 / height, 0.12 / width, 1.45 / height))
+    figure.colorbar(drawn, cax=bar, label="epoch")
     return figure
 
 

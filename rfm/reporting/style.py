@@ -138,7 +138,9 @@ def svg(figure: Figure) -> str:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with styled():
         FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
-    return buffer.getvalue()
+    # Hundredths of a point are enough; of many curves the rest is most of the file.
+    places = re.compile(r'(?<= )(?:d|x|y)="[^"]*"')
+    return places.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), buffer.getvalue())
 
 
 def _lay_out(figure: Figure) -> None:

@@ -76,8 +76,8 @@ def _scatter(
         if _leads_row(axes):
             axes.set_ylabel(RLOSS.title)
     legend(figure, shown)
-    figure.draw_without_rendering()  # the layout, before labels are placed by it
     if not small:
+        figure.draw_without_rendering()  # the layout, before labels are placed by it
         for axes, of in zip(panels, found.values(), strict=True):
             beside_points(axes, of.x, of.y, of.numbers)
     return figure

@@ -86,6 +86,7 @@ class Points:
       numbers: the row of each.
       members: each run.
       left_out: how many runs have both by another protocol.
+      correlation: over runs, its intervals over methods; None of too few.
     """
 
     x: tuple[float, ...] = ()
@@ -93,11 +94,7 @@ class Points:
     numbers: tuple[int, ...] = ()
     members: tuple[Member, ...] = ()
     left_out: int = 0
-
-    @property
-    def correlation(self) -> Correlation | None:
-        """Over runs; its intervals are over methods."""
-        return correlation(self.x, self.y, self.numbers)
+    correlation: Correlation | None = None
 
 
 def records_of(member: Member) -> list[Record]:
@@ -137,7 +134,9 @@ def points(rows: Sequence[Row], x: Measured, y: Measured = RLOSS) -> Points:
         return Points()
     largest = max((group for _, group in alike), key=len)
     of_x, of_y, numbers, members = zip(*largest, strict=True)
-    return Points(of_x, of_y, numbers, members, sum(len(g) for _, g in alike) - len(largest))
+    left_out = sum(len(group) for _, group in alike) - len(largest)
+    coefficients = correlation(of_x, of_y, numbers)
+    return Points(of_x, of_y, numbers, members, left_out, coefficients)
 
 
 def all_points(rows: Sequence[Row]) -> dict[Measured, Points]:

@@ -17,7 +17,7 @@ from rfm.reporting import style
 from rfm.reporting.protocol import radius
 from rfm.reporting.records import Record, latest, read_record
 from rfm.reporting.sweep import Member
-from rfm.reporting.sweep_look import small_multiples
+from rfm.reporting.sweep_look import fixed_multiples
 from rfm.reporting.sweep_rows import Row
 
 _MEASURES = ("evaluation-", "flatness-", "curvature-")
@@ -95,18 +95,20 @@ def correctness(courses: Sequence[Course]) -> Figure | None:
     }
     if not found:
         return None
-    figure, panels = small_multiples(len(found), across=6, width=2.05, height=1.9)
+    figure, panels = fixed_multiples(len(found))
     for place, (axes, (title, of)) in enumerate(zip(panels, found.items(), strict=True)):
         _draw(axes, of)
         axes.set_title(title, fontsize=7.5, pad=4)
         style.epoch_axis(axes)
+        axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel("")
-        axes.tick_params(labelsize=7.5)
         if place % 6 == 0:
             axes.set_ylabel("RLoss, test", fontsize=8)
     panels[0].set_ylim(bottom=0)
-    figure.supxlabel("epoch", fontsize=9.5)
-    style.legend_below(figure)
+    height = figure.get_size_inches()[1]
+    figure.text(0.5, 0.32 / height, "epoch", ha="center")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), borderaxespad=0.1)
     return figure
 
 

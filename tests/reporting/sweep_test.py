@@ -243,8 +243,8 @@ def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     links = [link for link in re.findall(r'href="([^"]*)"', text) if not link.startswith("#")]
     assert links == ["at%201/report.html", "odd/report.html"]
     assert re.findall(r'"[^"]*/report.html"', text.partition("const charts")[2]) == [
-        '"odd/report.html"', '"at%201/report.html"',
-    ]  # fmt: skip
+        '"at%201/report.html"', '"odd/report.html"', '"at%201/report.html"',
+    ], "of points, then of curves"  # fmt: skip
     assert text.count("<svg") == 3
     assert "evaluation-test.json: not a JSON file" in text
     assert str(sweep.folder) not in text
