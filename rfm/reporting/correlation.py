@@ -70,11 +70,11 @@ def correlation(
     names = list(range(len(x)) if methods is None else methods)
     values = np.asarray(x, float), np.asarray(y, float)
     once = np.ones((1, len(x)))
-    found = [float(of(*values, once)[0]) for of in (_pearson, _spearman)]
-    if not np.isfinite(found).all():
+    pearson, spearman = (float(of(*values, once)[0]) for of in (_pearson, _spearman))
+    if not np.isfinite([pearson, spearman]).all():
         return None
     intervals = _intervals(*values, names)
-    return Correlation(*found, len(x), len(set(names)), *intervals)
+    return Correlation(pearson, spearman, len(x), len(set(names)), *intervals)
 
 
 def _intervals(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rfm.reporting import style
 from rfm.reporting.labels import beside_points
-from rfm.reporting.sweep_look import dots, legend, legend_height, scale
+from rfm.reporting.sweep_look import dots, legend, legend_height, room, scale
 from rfm.reporting.sweep_points import AVERAGE, RLOSS, WORST, Measured, Points
 from rfm.reporting.sweep_rows import Row
 
@@ -63,13 +63,14 @@ def _scatter(
     across = min(3, len(found)) if across is None else across
     down = math.ceil((max(places) + 1) / across)
     shown = [row for row in rows if any(row.number in of.numbers for of in found.values())]
+    small = width < 5
+    height += 0.0 if small else room(shown)
     size = max(across * width, 6.4), down * height + legend_height(shown)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).ravel()
     for place, axes in enumerate(grid):
         if place not in places:
             axes.remove()
-    small = width < 5
     panels = [grid[place] for place in places]
     for axes, (measure, of) in zip(panels, found.items(), strict=True):
         _draw(axes, measure, of, size=16 if small else 34)

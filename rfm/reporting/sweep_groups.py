@@ -19,6 +19,7 @@ from rfm.reporting.sweep_look import (
     legend,
     legend_height,
     marker,
+    room,
     scale,
 )
 from rfm.reporting.sweep_points import AVERAGE, RLOSS, WORST, Measured, Points, records_of
@@ -167,7 +168,7 @@ def early_stopping(rows: Sequence[Row]) -> Figure | None:
         return None
     numbers = {pair.number for of in found.values() for pair in of}
     shown = [row for row in rows if row.number in numbers]
-    size = max(6.4, 5.1 * len(found)), 4.2 + legend_height(shown)
+    size = max(6.4, 5.1 * len(found)), 4.2 + room(shown) + legend_height(shown)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (measure, of) in zip(panels, found.items(), strict=True):
@@ -175,13 +176,13 @@ def early_stopping(rows: Sequence[Row]) -> Figure | None:
         scale(axes, "x", [x for x, _ in ends])
         scale(axes, "y", [y for _, y in ends])
         for pair in of:
-            dots(axes, *([value] for value in pair.final), pair.number)
-            axes.scatter(*([value] for value in pair.best), s=24, zorder=2, linewidth=1.0,
+            dots(axes, [pair.final[0]], [pair.final[1]], pair.number)
+            axes.scatter([pair.best[0]], [pair.best[1]], s=24, zorder=2, linewidth=1.0,
                          marker=marker(pair.number), facecolor=style.colour("paper"),
                          edgecolor=hue(pair.number))  # fmt: skip
             axes.annotate("", pair.best, pair.final, zorder=1,
                           arrowprops={"arrowstyle": "->", "color": hue(pair.number),
-                                      "linewidth": 0.9, "shrinkA": 3, "shrinkB": 3})  # fmt: skip
+                                      "linewidth": 0.7, "shrinkA": 3, "shrinkB": 3})  # fmt: skip
         axes.set_title(_in_words(of), fontweight="normal", fontsize=9.5)
         axes.margins(0.08)
         axes.set_xlabel(measure.title)
@@ -189,8 +190,8 @@ def early_stopping(rows: Sequence[Row]) -> Figure | None:
     legend(figure, shown)
     figure.draw_without_rendering()
     for axes, of in zip(panels, found.values(), strict=True):
-        beside_points(axes, *zip(*(pair.final for pair in of), strict=True),
-                      [pair.number for pair in of])  # fmt: skip
+        x, y = zip(*(pair.final for pair in of), strict=True)
+        beside_points(axes, x, y, [pair.number for pair in of])
     return figure
 
 

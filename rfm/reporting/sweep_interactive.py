@@ -22,6 +22,8 @@ from rfm.reporting.tables import OPEN
 Chart = dict[str, Any]
 """``data`` and ``layout`` of a Plotly figure."""
 
+_Line = list[tuple[float | None, float | None]]  # points, and gaps of None
+
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "6px 2px")
 _RERR = Measured("RErr, test", "evaluation-test", "rerr")
@@ -64,11 +66,11 @@ def scatter(found: Mapping[Measured, Points], rows: Sequence[Row]) -> Chart | No
     joining = [_line(name, HUES[n % len(HUES)]) for n, name in enumerate(families)]
     arrows = [_line(f"{row.name}, to early stopping", hue(row.number)) for row in shown]
     every = [*traces, *joining, *arrows]
-    buttons = []
+    buttons: list[Chart] = []
     for measure, of in found.items():
         x, y = _values(of, shown)
         of_row = means(of)
-        lines = [[of_row[r.number] for r in family if r.number in of_row]
+        lines: list[_Line] = [[of_row[r.number] for r in family if r.number in of_row]
                  for family in families.values()]  # fmt: skip
         lines += [_arrows(row, measure) for row in shown]
         places = {
@@ -84,8 +86,8 @@ def scatter(found: Mapping[Measured, Points], rows: Sequence[Row]) -> Chart | No
             "title.text": _title(of),
         }
         buttons.append({"label": measure.title, "method": "update", "args": [places, axes]})
-    places, axes = buttons[0]["args"]
-    for trace, x_of, y_of in zip(every, places["x"], places["y"], strict=True):
+    first = buttons[0]["args"]
+    for trace, x_of, y_of in zip(every, first[0]["x"], first[0]["y"], strict=True):
         trace |= {"x": x_of, "y": y_of}
     count = len(shown)
     overlays = {
@@ -106,10 +108,10 @@ def scatter(found: Mapping[Measured, Points], rows: Sequence[Row]) -> Chart | No
     if len(toggles) > 1:
         menus.append({**_menu(toggles, 1.0), "xanchor": "right"})
     layout = _layout(menus)
-    layout["title"] = {"text": axes["title.text"], "font": {"size": 13}, "x": 0, "xref": "paper",
-                       "y": 0.98, "yanchor": "top"}  # fmt: skip
-    layout["xaxis"] = {"title": {"text": buttons[0]["label"]}, "type": axes["xaxis.type"]}
-    layout["yaxis"] = {"title": {"text": RLOSS.title}, "type": axes["yaxis.type"]}
+    layout["title"] = {"text": first[1]["title.text"], "font": {"size": 13}, "x": 0,
+                       "xref": "paper", "y": 0.98, "yanchor": "top"}  # fmt: skip
+    layout["xaxis"] = {"title": {"text": buttons[0]["label"]}, "type": first[1]["xaxis.type"]}
+    layout["yaxis"] = {"title": {"text": RLOSS.title}, "type": first[1]["yaxis.type"]}
     return {"data": every, "layout": layout}
 
 
@@ -134,7 +136,7 @@ def training(rows: Sequence[Row]) -> Chart | None:
                                  "%{y:.3g}<extra></extra>",
             }
         )  # fmt: skip
-    buttons = []
+    buttons: list[Chart] = []
     for title, (curve, quantity) in _CURVES.items():
         curves = [curve(member.run.metrics, quantity) for _, member in runs]
         if any(curves):
@@ -146,7 +148,7 @@ def training(rows: Sequence[Row]) -> Chart | None:
         trace |= {"x": x, "y": y}
     layout = _layout([_menu(buttons, 0.0)])
     layout["xaxis"] = {"title": {"text": "epoch"}}
-    layout["yaxis"] = {"title": {"text": next(iter(_CURVES))}}
+    layout["yaxis"] = {"title": {"text": buttons[0]["label"]}}
     return {"data": traces, "layout": layout}
 
 
@@ -179,7 +181,7 @@ def _values(of: Points, rows: Sequence[Row]) -> tuple[list[Any], list[Any]]:
     return [[x for x, _ in row] for row in both], [[y for _, y in row] for row in both]
 
 
-def _arrows(row: Row, measure: Measured) -> list[tuple[float | None, float | None]]:
+def _arrows(row: Row, measure: Measured) -> _Line:
     return [end for pair in pairs([row], measure) for end in (pair.final, pair.best, (None, None))]
 
 

@@ -75,6 +75,11 @@ def columns(rows: Sequence[Row]) -> int:
     return max(1, min(5, int(150 / (8 + max(len(row.name) for row in rows)))))
 
 
+def room(rows: Sequence[Row]) -> float:
+    """How many inches more a panel with the numbers of many methods needs."""
+    return min(2.5, 0.03 * len(rows))
+
+
 def legend_height(rows: Sequence[Row]) -> float:
     """Of the legend, in inches."""
     return 0.17 * math.ceil(len(rows) / columns(rows))
