@@ -11,6 +11,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +38,8 @@ from rfm.reporting.sweep_snapshots import Course
 from rfm.reporting.sweep_tables import SweepTable, sweep_table
 
 _log = logging.getLogger(__name__)
+
+_PAGE = 912  # its width in points, 76 rem
 
 ALT = MappingProxyType(
     {
@@ -141,7 +144,11 @@ def render(
         shown=tuple(charts),
         correlations=Markup(correlations) if correlations else None,
         radii=radii.member.path if radii else None,
-        landscapes=[name for name in svgs if name.startswith("landscape-")],
+        landscapes={
+            name: "" if _width(svg) > _PAGE / 2 else "single"
+            for name, svg in svgs.items()
+            if name.startswith("landscape-")
+        },
         runs=[
             {
                 "path": member.path,
@@ -155,6 +162,12 @@ def render(
             for member in members
         ],
     )
+
+
+def _width(svg: str) -> float:
+    """Of a figure, in points."""
+    found = re.search(r'viewBox="0 0 ([0-9.]+)', svg)
+    return float(found[1]) if found else 0.0
 
 
 def _summary(members: Sequence[Member], rows: Sequence[Row]) -> str:
