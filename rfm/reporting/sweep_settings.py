@@ -37,13 +37,16 @@ def settings(member: Member) -> Settings:
     if config:
         found["config"] = _of_training(config)
     for record in member.records:
-        protocol = {k: v for k, v in record.protocol.items() if k not in _CIRCUMSTANCES}
-        at_the_end = total is not None and record.step == total
-        found[record.name] = {
-            **flatten(protocol),
-            "checkpoint": "final" if at_the_end else _checkpoint(record),
-        }
+        found[record.name] = of_record(record, total)
     return found
+
+
+def of_record(record: Record, total: int | None) -> Mapping[str, str]:
+    """What must agree of a record, of a run of `total` training steps."""
+    protocol = {k: v for k, v in record.protocol.items() if k not in _CIRCUMSTANCES}
+    at_the_end = total is not None and record.step == total
+    checkpoint = "final" if at_the_end else _checkpoint(record)
+    return {**flatten(protocol), "checkpoint": checkpoint}
 
 
 def _of_training(config: Mapping[str, Any]) -> dict[str, str]:
