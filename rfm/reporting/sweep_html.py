@@ -5,12 +5,15 @@
     report.html            figures inside, nothing fetched; links to the runs' own reports
     report/table.csv       a line for each method and measure, unrounded
     report/table.md        the tables for a README
+    report/paper.csv       Tables B to E of the supplement, ours beside the paper's
+    report/paper.md        the same for a README
+    report/table-d.tex     the same as LaTeX, a file for each table
     report/figures/        every figure as PNG and SVG
 """
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
@@ -18,7 +21,9 @@ from urllib.parse import quote
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from rfm.reporting import page, sweep_figures
+from rfm.reporting import page, paper_files, sweep_figures
+from rfm.reporting.paper_rows import PaperTable, Published
+from rfm.reporting.paper_tables import paper_tables
 from rfm.reporting.sweep import Member, read_sweep
 from rfm.reporting.sweep_rows import Row, warnings
 from rfm.reporting.sweep_tables import SweepTable, sweep_table
@@ -43,7 +48,13 @@ def sweep_figures_of(rows: Sequence[Row]) -> dict[str, Figure]:
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def render(name: str, members: Sequence[Member], table: SweepTable, svgs: Mapping[str, str]) -> str:
+def render(
+    name: str,
+    members: Sequence[Member],
+    table: SweepTable,
+    svgs: Mapping[str, str],
+    paper: Sequence[PaperTable] = (),
+) -> str:
     """The HTML page, its figures given as SVG."""
     rows = {member.path: row for row in table.rows for member in row.members}
     return page.render(
@@ -55,6 +66,7 @@ def render(name: str, members: Sequence[Member], table: SweepTable, svgs: Mappin
         warnings=warnings(table.rows),
         tables={title: Markup(text) for title, text in table.to_html().items()},
         caption=table.caption,
+        paper=paper_files.sections(paper),
         runs=[
             {
                 "path": member.path,
@@ -83,10 +95,16 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def write_sweep_report(folder: str | os.PathLike[str]) -> tuple[Path, SweepTable]:
+def write_sweep_report(
+    folder: str | os.PathLike[str], paper: Iterable[Published] = ()
+) -> tuple[Path, SweepTable]:
     """Writes the report of all runs below a folder.
 
     What cannot be read, or compared, is named in the report and in the log.
+
+    Args:
+      folder: of runs.
+      paper: the rows of the paper to put beside them, ``rfm.configs.methods.paper()``.
 
     Returns:
       The path of ``report.html``, and the table.
@@ -105,6 +123,8 @@ def write_sweep_report(folder: str | os.PathLike[str]) -> tuple[Path, SweepTable
     svgs, contents = page.figure_files(ALT, sweep_figures_of(table.rows))
     contents["report/table.csv"] = table.to_csv()
     contents["report/table.md"] = table.to_markdown()
-    contents["report.html"] = render(folder.resolve().name, members, table, svgs)
+    beside = paper_tables(table.rows, paper)
+    contents |= paper_files.files(beside)
+    contents["report.html"] = render(folder.resolve().name, members, table, svgs, beside)
     page.write_all(folder, contents)
     return folder / "report.html", table

@@ -30,20 +30,24 @@ _OFF = (None, "", "0", "0.0", "false", "null", "[]", "{}")
 def settings(member: Member) -> Settings:
     """What must agree with other runs of the same method."""
     _, total = member.steps
-    config = member.run.config
+    config, records = member.run.config, member.records
     found: dict[str, Mapping[str, str]] = {
         "file": {"config file": "whole" if config else "damaged"}
     }
     if config:
         found["config"] = _of_training(config)
-    for record in member.records:
-        protocol = {k: v for k, v in record.protocol.items() if k not in _CIRCUMSTANCES}
+    for record in records:
         at_the_end = total is not None and record.step == total
-        found[record.name] = {
-            **flatten(protocol),
-            "checkpoint": "final" if at_the_end else _checkpoint(record),
-        }
+        checkpoint = "final" if at_the_end else _checkpoint(record)
+        found[record.name] = {**_protocol(record), "checkpoint": checkpoint}
+    for record in member.early_stopped:
+        if all(record is not other for other in records):
+            found[f"{record.name} (early stopping)"] = _protocol(record)
     return found
+
+
+def _protocol(record: Record) -> dict[str, str]:
+    return flatten({k: v for k, v in record.protocol.items() if k not in _CIRCUMSTANCES})
 
 
 def _of_training(config: Mapping[str, Any]) -> dict[str, str]:
