@@ -14,7 +14,8 @@ class Column:
       measure: the label of its measure in `rfm.reporting.tables.MEASURES`.
       of: "test", "train", or "stop": on test, of the snapshot that early stopping picks.
       part: of the table, the title above.
-      title: below that.
+      title: below that, what is measured.
+      how: below that, e.g. "PGD" or "average"; "" of Err and Loss.
     """
 
     key: str
@@ -22,6 +23,7 @@ class Column:
     of: str
     part: str
     title: str
+    how: str = ""
 
     @property
     def place(self) -> Place:
@@ -38,9 +40,16 @@ class Column:
         return 1 if "RErr" in self.measure else 2
 
     @property
-    def full_title(self) -> str:
-        """For a table without titles above: "RErr (AA), test"."""
-        return self.title if self.part == "Flatness" else f"{self.title}, {self.of}"
+    def text(self) -> str:
+        """In a sentence: "RErr (AA)"."""
+        return f"{self.title} ({self.how})" if self.how else self.title
+
+    @property
+    def full_text(self) -> str:
+        """For a table without titles above: "RErr (AA), test", "flatness of Loss, worst"."""
+        if self.part == "Flatness":
+            return f"flatness of {self.title}, {self.how}"
+        return f"{self.text}, {self.of}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +92,15 @@ def _columns(of: str, clean: str, robust: str) -> tuple[Column, ...]:
     """Without an attack, by PGD and by AutoAttack; of early stopping the latter two."""
     found = (
         Column(f"{clean.lower()}_{of}", clean, of, _PARTS[of], clean),
-        Column(f"{robust.lower()}_pgd_{of}", robust, of, _PARTS[of], f"{robust} (PGD)"),
-        Column(f"{robust.lower()}_aa_{of}", f"{robust} (AA)", of, _PARTS[of], f"{robust} (AA)"),
+        Column(f"{robust.lower()}_pgd_{of}", robust, of, _PARTS[of], robust, "PGD"),
+        Column(f"{robust.lower()}_aa_{of}", f"{robust} (AA)", of, _PARTS[of], robust, "AA"),
     )
     return found[1:] if of == "stop" else found
 
 
 def _flatness(case: str, loss: str) -> Column:
-    title = f"{ {'average': 'Avg', 'worst': 'Worst'}[case] } {loss}"
     measure = f"{case.capitalize()}-case flatness of {loss}"
-    return Column(f"{case}_{loss.lower()}", measure, "test", "Flatness", title)
+    return Column(f"{case}_{loss.lower()}", measure, "test", "Flatness", loss, case)
 
 
 _ERRORS = (*_columns("test", "Err", "RErr"), *_columns("train", "Err", "RErr"))

@@ -4,7 +4,8 @@ A file is for ``\input``; it needs in the preamble::
 
     \usepackage{booktabs, longtable, xcolor}
 
-Below each line of ours is the paper's, grey and in italics. The notes are a list after the table.
+and a page of one column, since a ``longtable`` goes on over pages. Below each line of ours is
+the paper's, grey and in italics. The notes are a list after the table.
 """
 
 import re
@@ -23,8 +24,7 @@ _ESCAPED = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # after \\ it would be an option
-    "]": "{]}",
+    **{character: f"{{{character}}}" for character in "[]*"},  # of \\ they would be options
     "ε": r"$\varepsilon$",
     "λ": r"$\lambda$",
     "ξ": r"$\xi$",
@@ -64,7 +64,8 @@ def to_latex(table: PaperTable, *, absent: bool = False) -> str:
         r"\toprule",
         rf" & {' & '.join(parts)} \\",
         "".join(rules),
-        rf"Method & {' & '.join(escape(column.title) for column in layout.columns)} \\",
+        rf" & {' & '.join(escape(column.title) for column in layout.columns)} \\",
+        rf"Method & {' & '.join(escape(column.how) for column in layout.columns)} \\",
         r"\midrule",
     ]
     body, group = [], ""
@@ -79,12 +80,13 @@ def to_latex(table: PaperTable, *, absent: bool = False) -> str:
     return "\n".join(
         [
             f"% {table.title}. Needs \\usepackage{{{', '.join(PACKAGES)}}}.",
+            r"\providecommand{\rfmpaper}[1]{\textcolor{gray}{\emph{#1}}}",
             r"\begingroup",
             r"\scriptsize",
             r"\setlength{\tabcolsep}{2.5pt}",
             rf"\begin{{longtable}}{{@{{}}l{'r' * (count - 1)}@{{}}}}",
             rf"\caption{{{escape(layout.title[0].upper() + layout.title[1:])}. Upright: ours;"
-            r" \textcolor{gray}{\emph{italic}}: the paper's.}",
+            r" \rfmpaper{italic}: the paper's.}",
             rf"\label{{tab:rfm-{name}}}\\",
             *(*head, r"\endfirsthead", *head, r"\endhead"),
             *(r"\bottomrule", r"\endlastfoot"),
@@ -128,4 +130,4 @@ def _ours(cell: Cell) -> str:
 
 
 def _papers(text: str) -> str:
-    return rf"\textcolor{{gray}}{{\emph{{{escape(text) or '--'}}}}}"
+    return rf"\rfmpaper{{{escape(text) or '--'}}}"

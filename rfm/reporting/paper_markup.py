@@ -7,7 +7,7 @@ are in one row, so that it can be sorted.
 import csv
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rfm.reporting.paper_columns import Column
 from rfm.reporting.paper_rows import Cell, Line, PaperTable
@@ -63,7 +63,7 @@ def to_markdown(tables: Iterable[PaperTable], *, absent: bool = False) -> str:
         columns = table.layout.columns
         lines += [
             *("", f"## {table.title}", ""),
-            f"| # | method | {' | '.join(column.full_title for column in columns)} |",
+            f"| # | method | {' | '.join(column.full_text for column in columns)} |",
             "|--:|:--" + "|--:" * len(columns) + "|",
         ]
         group = ""
@@ -127,7 +127,7 @@ def to_html(table: PaperTable) -> str:
     )
     titles = "".join(
         f'<th scope="col"{_first(position in first.values())}>'
-        f'<button type="button">{html.escape(column.title)}</button></th>'
+        f'<button type="button">{column.title}<small>{column.how}</small></button></th>'
         for position, column in enumerate(columns)
     )
     body, group = "", ""
@@ -168,12 +168,16 @@ def _html_row(table: PaperTable, line: Line, first: Iterable[int]) -> str:
 
 
 def _html_names(line: Line) -> str:
-    small: Sequence[str] = (*line.apart, runs(line)) if line.row is not None else ()
-    names = html.escape(line.name) if line.row is not None else ""
-    names += "".join(f"<small>{html.escape(text)}</small>" for text in small)
+    """Ours, and the paper's on the line of its numbers."""
+    names = ""
+    if line.row is not None:
+        names = f'{html.escape(line.name)} <span class="runs">{runs(line)}</span>'
     if line.published is not None:
-        names += f'<em><span class="unseen">paper: </span>{html.escape(line.published.title)}</em>'
-    return names
+        title = html.escape(line.published.title)
+        if line.row is None:
+            title += f' <span class="runs">{html.escape(line.name)}</span>'
+        names += f'<em><span class="unseen">paper: </span>{title}</em>'
+    return names + "".join(f"<small>{html.escape(text)}</small>" for text in line.apart)
 
 
 def _html_cell(table: PaperTable, line: Line, column: Column, is_first: bool) -> str:

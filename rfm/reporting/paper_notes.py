@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rfm.reporting import paper_protocol
 from rfm.reporting.paper_protocol import BALL, DATA, Choice
 from rfm.reporting.paper_rows import LIMITS, PaperTable
-from rfm.reporting.protocol import threat_text
+from rfm.reporting.protocol import setting, threat_text
 from rfm.reporting.records import Record
 from rfm.reporting.sweep import Member
 from rfm.reporting.sweep_rows import Row
@@ -21,7 +21,7 @@ def task(row: Row) -> tuple[tuple[str, str], ...]:
     """The data and the balls around inputs that a row was attacked with at the end of training."""
     found = {
         (
-            paper_protocol.data_text((record.protocol.get("data") or {}).get("source")),
+            paper_protocol.data_text(setting(record.protocol, "source")),
             threat_text(record.protocol),
         )
         for member in row.members
@@ -57,7 +57,7 @@ def _reading(table: PaperTable) -> Iterator[str]:
     if by is None:
         yield "In the order of the supplement, by name. The paper’s used early stopping."
     else:
-        yield f"Sorted by our {by.title} on test, lowest first."
+        yield f"Sorted by our {by.text} on test, lowest first."
     if table.limits == LIMITS:
         yield "Groups by our RErr (AA), with the limits of Section H."
     elif table.limits:
@@ -93,8 +93,9 @@ def compared(table: PaperTable) -> tuple[tuple[Choice, ...], tuple[str, ...]]:
 
 
 def _texts(said: Mapping[str, Mapping[str, None]]) -> str:
-    if len(said) == 1:
-        return next(iter(said))
+    """Texts of ours with the rows that they are of, as far as that tells them apart."""
+    if all(names == next(iter(said.values())) for names in said.values()):
+        return " or ".join(said)
     most = max(said.values(), key=len)
     parts = []
     for text, names in said.items():

@@ -12,7 +12,7 @@ from typing import Any
 
 from rfm.reporting.caption import inputs_text, weights_text
 from rfm.reporting.protocol import attack_text, epsilon_text, setting, threat_text
-from rfm.reporting.records import Record
+from rfm.reporting.records import Record, count
 
 DATA = "CIFAR-10"
 BALL = "L∞, ε = 8/255"
@@ -53,8 +53,8 @@ def data_text(source: object) -> str:
 def of_record(record: Record) -> Iterator[Choice]:
     """What a record's protocol says."""
     protocol = record.protocol
-    yield Choice("data", data_text((protocol.get("data") or {}).get("source")), DATA)
-    yield Choice("computed in", str(protocol.get("dtype") or ""), "float32")
+    yield Choice("data", data_text(setting(protocol, "source")), DATA)
+    yield Choice("number format", str(protocol.get("dtype") or ""), "float32")
     if record.kind == "evaluation":
         attack = protocol.get("attack")
         attacked = "attack of RErr and RLoss (PGD)"
@@ -71,8 +71,8 @@ def of_record(record: Record) -> Iterator[Choice]:
 
 
 def _examples(record: Record, value: str, title: str, papers: str) -> Choice:
-    count = record.value(value).examples
-    return Choice(f"{title}, {record.split}", f"{count:,}" if count else "", papers)
+    number = record.value(value).examples
+    return Choice(f"{title}, {record.split}", f"{number:,}" if number else "", papers)
 
 
 def _of_flatness(record: Record) -> Iterator[Choice]:
@@ -93,7 +93,7 @@ def of_training(config: Mapping[str, Any], method: str) -> Iterator[Choice]:
     data, model = _section(config, "data"), _section(config, "model")
     yield Choice("data", data_text(data.get("source")), DATA)
     if "train_examples" in data:
-        number = data["train_examples"]
+        number = count(data["train_examples"])
         yield Choice("training examples", f"the first {number:,}" if number else "all", "all")
     if {"name", "width"} <= model.keys():
         ours = f"{model['name']}, width {model['width']}"

@@ -104,7 +104,7 @@ class PaperTable:
         assert by is not None, "groups are by the column that lines are sorted by"
         above = f" above {self.limits[number - 1]:.1f}" if number else ""
         up_to = f" up to {self.limits[number]:.1f}" if number < len(self.limits) else ""
-        return f"{group}: {by.title}{above}{up_to} %"
+        return f"{group}: {by.text}{above}{up_to} %"
 
     def cell(self, line: Line, column: Column) -> "Cell":
         """Ours and the paper's, as texts."""
