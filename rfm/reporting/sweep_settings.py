@@ -30,24 +30,29 @@ _OFF = (None, "", "0", "0.0", "false", "null", "[]", "{}")
 def settings(member: Member) -> Settings:
     """What must agree with other runs of the same method."""
     _, total = member.steps
-    config, records = member.run.config, member.records
+    config = member.run.config
     found: dict[str, Mapping[str, str]] = {
         "file": {"config file": "whole" if config else "damaged"}
     }
     if config:
         found["config"] = _of_training(config)
-    for record in records:
-        at_the_end = total is not None and record.step == total
-        checkpoint = "final" if at_the_end else _checkpoint(record)
-        found[record.name] = {**_protocol(record), "checkpoint": checkpoint}
+    for record in member.records:
+        found[record.name] = of_record(record, total)
     for record in member.early_stopped:
-        if all(record is not other for other in records):
-            found[f"{record.name} (early stopping)"] = _protocol(record)
+        if record not in member.records:
+            fields = of_record(record, total)
+            found[f"{record.name} (early stopping)"] = {
+                field: text for field, text in fields.items() if field != "checkpoint"
+            }
     return found
 
 
-def _protocol(record: Record) -> dict[str, str]:
-    return flatten({k: v for k, v in record.protocol.items() if k not in _CIRCUMSTANCES})
+def of_record(record: Record, total: int | None) -> Mapping[str, str]:
+    """What must agree of a record, of a run of `total` training steps."""
+    protocol = {k: v for k, v in record.protocol.items() if k not in _CIRCUMSTANCES}
+    at_the_end = total is not None and record.step == total
+    checkpoint = "final" if at_the_end else _checkpoint(record)
+    return {**flatten(protocol), "checkpoint": checkpoint}
 
 
 def _of_training(config: Mapping[str, Any]) -> dict[str, str]:
