@@ -121,8 +121,8 @@ def of_early_stopping(config: Mapping[str, Any]) -> Iterator[Choice]:
     yield Choice(
         "early stopping",
         f"by {attack_text(attack)} on {validation.get('examples')} test examples,"
-        f" snapshots every {every} epochs",
-        f"by {attack_text(papers)} on 500 test examples, snapshots every 5 epochs",
+        f" a snapshot every {every} epoch{'' if every == 1 else 's'}",
+        f"by {attack_text(papers)} on 500 test examples, a snapshot every 5 epochs",
     )
 
 
