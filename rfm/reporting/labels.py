@@ -1,7 +1,7 @@
 """Small numbers in figures, where they cover as little as possible."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,9 +14,9 @@ _FAR = 7.0  # from a point to the middle of its label, in points
 
 
 def beside_points(
-    axes: Axes, x: Sequence[float], y: Sequence[float], numbers: Sequence[int]
+    axes: Axes, x: Sequence[float], y: Sequence[float], numbers: Sequence[int] | Sequence[str]
 ) -> None:
-    """Each number once, beside that of its points which is in the middle of them.
+    """Each number (or text) once, beside that of its points which is in the middle of them.
 
     Of eight places around the point, it goes where it covers the least. The figure must have
     its layout already.
@@ -24,7 +24,7 @@ def beside_points(
     to_points = 72 / axes.figure.dpi
     places = to_points * axes.transData.transform(np.column_stack([x, y]))
     found = np.array(numbers)
-    taken: list[tuple[np.ndarray, np.ndarray]] = [(place, np.array([3.0, 3.0])) for place in places]
+    centres, halves = places, np.full_like(places, 3.0)  # of what is there already
     low, high = to_points * np.array(axes.get_window_extent().get_points())
     for number in dict.fromkeys(numbers):
         mine = places[found == number]
@@ -35,12 +35,12 @@ def beside_points(
             (1.0, 1.7), ((1, 0), (0, 1), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
         ):
             centre = anchor + far * np.array([right * (_FAR + half[0] - 2), up * _FAR])
-            covered = sum(_overlap(centre, half, *other) for other in taken)
             outside = np.maximum(low - (centre - half), 0) + np.maximum(centre + half - high, 0)
+            covered = _covered(centre, half, centres, halves)
             cost = covered + 10 * float(outside.sum()) + (far - 1)
             if cost < least:
                 best, least = centre, cost
-        taken.append((best, half))
+        centres, halves = np.vstack([centres, best]), np.vstack([halves, half])
         offset = best - anchor
         axes.annotate(
             str(number),
@@ -55,55 +55,11 @@ def beside_points(
         )
 
 
-def _overlap(
-    centre: np.ndarray, half: np.ndarray, other: np.ndarray, half_other: np.ndarray
+def _covered(
+    centre: np.ndarray, half: np.ndarray, centres: np.ndarray, halves: np.ndarray
 ) -> float:
-    """The area that two boxes share."""
-    sides = np.minimum(centre + half, other + half_other) - np.maximum(
-        centre - half, other - half_other
+    """The area that a box shares with others."""
+    sides = np.minimum(centre + half, centres + halves) - np.maximum(
+        centre - half, centres - halves
     )
-    return float(np.prod(np.maximum(sides, 0)))
-
-
-def at_ends(
-    axes: Axes, x: Mapping[int, float], y: Mapping[int, float], colours: Mapping[int, str]
-) -> None:
-    """Each number right of the end of its curve, moved up or down until none covers another.
-
-    The figure must have its layout already.
-    """
-    to_points = 72 / axes.figure.dpi
-    numbers = sorted(y, key=lambda number: y[number])
-    ends = to_points * axes.transData.transform([(x[n], y[n]) for n in numbers])
-    heights = spread(ends[:, 1], _HEIGHT + 0.5)
-    gutter = 14 + min(30, len(numbers) / 2)  # for the lines from curves to labels
-    right = to_points * axes.transData.transform([(max(x.values()), 0.0)])[0, 0]
-    for number, (end, at), height in zip(numbers, ends, heights, strict=True):
-        axes.annotate(
-            str(number),
-            (x[number], y[number]),
-            xytext=(right - end + gutter, height - at),
-            textcoords="offset points",
-            fontsize=_SIZE,
-            va="center",
-            color=style.colour("ink"),
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colours[number], "linewidth": 0.6,
-                        "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0},
-        )  # fmt: skip
-
-
-def spread(positions: Sequence[float] | np.ndarray, gap: float) -> np.ndarray:
-    """Sorted positions moved apart to at least `gap`, as little as possible in squares.
-
-    Pool adjacent violators: isotonic regression of what is left once the gaps are taken off.
-    """
-    blocks: list[tuple[float, int]] = []  # mean, count
-    for index, position in enumerate(positions):
-        mean, count = float(position) - gap * index, 1
-        while blocks and blocks[-1][0] >= mean:
-            other, size = blocks.pop()
-            mean, count = (mean * count + other * size) / (count + size), count + size
-        blocks.append((mean, count))
-    flat = [mean for mean, count in blocks for _ in range(count)]
-    return np.array(flat) + gap * np.arange(len(flat))
+    return float(np.prod(np.maximum(sides, 0), axis=1).sum())

@@ -46,6 +46,10 @@ def _draw(data: LandscapeData, title: str) -> str:
         full_html=False,
         include_plotlyjs=True,
         div_id="surface-3d",  # else random: the same records give the same bytes
-        config={"displaylogo": False, "responsive": True},
+        config={
+            "displaylogo": False,
+            "responsive": True,
+            "modeBarButtonsToRemove": ["sendChartToCloud"],  # the data stay here
+        },
     )
     return text

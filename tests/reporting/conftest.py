@@ -1,7 +1,7 @@
 """A plausible working directory of a finished run, made of files alone."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,13 @@ class Files:
     def config(self, **config: Any) -> None:
         (self.workdir / "config.json").write_text(json.dumps(config))
 
+    def edit(self, name: str, change: Callable[[Entry], Any]) -> None:
+        """Changes a record on disk, of which there is one."""
+        (path,) = self.workdir.glob(f"records/*/{name}.json")
+        entry = json.loads(path.read_text())
+        change(entry)
+        path.write_text(json.dumps(entry))
+
     def training(self, name: str = "at") -> Path:
         """Config and metrics of a run that has been trained only."""
         self.config(name=name, model={"width": 16}, training={"epochs": EPOCHS})
@@ -231,3 +238,38 @@ def files(tmp_path: Path) -> Files:
     workdir = tmp_path / "run"
     workdir.mkdir()
     return Files(workdir)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Any:
+    """`sweep(path, name, seed, ...)` makes a run below the folder `sweep.folder`."""
+    folder = tmp_path / "runs"
+
+    def run(path, name="at", seed=0, *, rerr=0.5, rloss=2.0, flat=None, trained=60, **config):
+        workdir = folder / path
+        workdir.mkdir(parents=True)
+        made = Files(workdir)
+        made.config(name=name, seed=seed, train={"epochs": 60}, **config)
+        lines = ((epoch, 100 * epoch, (80 - epoch) / 100) for epoch in (20, 40, 60))
+        made.metrics(
+            *(
+                {"kind": "validation", "step": step, "epoch": epoch, "rerr": error}
+                for epoch, step, error in lines
+                if epoch <= trained
+            )
+        )
+        if rerr is not None:
+            entry = evaluation("test", run=name)
+            del entry["adversarial"]
+            entry["values"]["rerr"]["value"] = rerr
+            entry["values"]["rloss"]["value"] = rloss
+            made.records(entry)
+        if flat is not None:
+            made.records(
+                flatness("average", "rloss", flat, 0.1, run=name),
+                flatness("worst", "rloss", 100 - flat, 0.1, run=name),
+            )
+        return made
+
+    run.folder = folder
+    return run

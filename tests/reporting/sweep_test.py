@@ -7,58 +7,13 @@ import math
 import re
 import shutil
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from rfm.errors import UserError
-from rfm.reporting import read_sweep, sweep_figures, sweep_table, write_sweep_report
-from rfm.reporting.labels import spread
+from rfm.reporting import read_sweep, sweep_interactive, sweep_table, write_sweep_report
 from rfm.reporting.sweep import is_run
 from rfm.reporting.sweep_rows import rows, warnings
-
-
-@pytest.fixture
-def sweep(tmp_path, files):
-    """`sweep(path, name, seed, ...)` makes a run below the folder `sweep.folder`."""
-    folder, make = tmp_path / "runs", type(files)
-
-    def run(path, name="at", seed=0, *, rerr=0.5, rloss=2.0, flat=None, trained=60, **config):
-        workdir = folder / path
-        workdir.mkdir(parents=True)
-        made = make(workdir)
-        made.config(name=name, seed=seed, train={"epochs": 60}, **config)
-        lines = ((epoch, 100 * epoch, (80 - epoch) / 100) for epoch in (20, 40, 60))
-        made.metrics(
-            *(
-                {"kind": "validation", "step": step, "epoch": epoch, "rerr": error}
-                for epoch, step, error in lines
-                if epoch <= trained
-            )
-        )
-        if rerr is not None:
-            entry = make.evaluation("test", run=name)
-            del entry["adversarial"]
-            entry["values"]["rerr"]["value"] = rerr
-            entry["values"]["rloss"]["value"] = rloss
-            made.records(entry)
-        if flat is not None:
-            made.records(
-                make.flatness("average", "rloss", flat, 0.1, run=name),
-                make.flatness("worst", "rloss", 100 - flat, 0.1, run=name),
-            )
-        return made
-
-    run.folder = folder
-    return run
-
-
-def edit(made, name, change):
-    """Changes a record on disk."""
-    (path,) = made.workdir.glob(f"records/*/{name}.json")
-    entry = json.loads(path.read_text())
-    change(entry)
-    path.write_text(json.dumps(entry))
 
 
 def test_means_and_deviations_are_over_seeds(sweep):
@@ -137,7 +92,7 @@ def test_a_value_that_a_seed_lacks_is_not_filled_in(sweep):
 def test_other_protocols_are_not_averaged(sweep, name, change, says):
     for seed in range(3):
         made = sweep(f"at-{seed}", seed=seed, rerr=0.5 + seed / 10, flat=seed + 1)
-    edit(made, name, change)
+    made.edit(name, change)
     if "best" in says:  # of an earlier checkpoint there is nothing else
         shutil.rmtree(made.workdir / "records")
         entry = made.evaluation("test", checkpoint="best", step=3000, epoch=30.0)
@@ -154,8 +109,8 @@ def test_other_machines_and_versions_are_no_other_protocol(sweep):
     sweep("a", seed=0)
     made = sweep("b", seed=1)
     where = {"device": {"platform": "gpu"}, "versions": {"jax": "9"}, "git": "f"}
-    edit(made, "evaluation-test", lambda e: e["protocol"].update(where))
-    edit(made, "evaluation-test", lambda e: e["protocol"]["attack"].update(momentum=0.0))
+    made.edit("evaluation-test", lambda e: e["protocol"].update(where))
+    made.edit("evaluation-test", lambda e: e["protocol"]["attack"].update(momentum=0.0))
     (row,) = rows(read_sweep(sweep.folder))
     assert len(row.members) == 2
     assert warnings([row]) == ()
@@ -270,67 +225,6 @@ def test_a_folder_without_runs_is_a_users_mistake(tmp_path):
         read_sweep(tmp_path / "nowhere")
 
 
-def test_correlations_are_those_of_the_runs(sweep):
-    """By hand: deviations of x are -1, 0, 1, 0, of y -2, -1, 2, 1; of the ranks -1.5, 0, 1.5, 0
-    and -1.5, -0.5, 1.5, 0.5.
-    """
-    for seed, (flat, rloss) in enumerate([(1, 1), (2, 2), (3, 5), (2, 4)]):
-        sweep(f"{seed}", "at" if seed < 2 else "trades", seed, rloss=rloss, flat=flat)
-    found = rows(read_sweep(sweep.folder))
-    x, y = ("flatness-average-rloss-test", "flatness"), ("evaluation-test", "rloss")
-    of = sweep_figures.points(found, x, y)
-    assert sorted(zip(of.x, of.y, strict=True)) == [(1, 1), (2, 2), (2, 4), (3, 5)]
-    coefficients = sweep_figures.correlation(of.x, of.y)
-    assert coefficients.pearson == pytest.approx(4 / math.sqrt(2 * 10))
-    assert coefficients.spearman == pytest.approx(4.5 / math.sqrt(4.5 * 5))
-    assert coefficients.runs == 4
-    figure = sweep_figures.loss_against_flatness(found)
-    average, worst = figure.axes
-    assert average.get_title(loc="left") == "Pearson 0.89, Spearman 0.95, n = 4"
-    assert worst.get_title(loc="left").startswith("Pearson \N{MINUS SIGN}0.89")
-    assert {text.get_text() for text in average.texts} == {"1", "2"}
-
-
-def test_too_few_or_constant_points_have_no_correlation():
-    assert sweep_figures.correlation([1, 2], [1, 2]) is None
-    assert sweep_figures.correlation([1, 1, 1], [1, 2, 3]) is None
-
-
-def test_points_of_another_radius_are_left_out_and_counted(sweep):
-    for seed in range(4):
-        made = sweep(f"{seed}", seed=seed, rloss=seed, flat=seed + 1)
-    edit(made, "flatness-average-rloss-test", lambda e: e["protocol"]["ball"].update(radius=0.75))
-    figure = sweep_figures.loss_against_flatness(rows(read_sweep(sweep.folder)))
-    average, worst = (axes.get_title(loc="left") for axes in figure.axes)
-    assert average.endswith("n = 3\n1 measured otherwise and left out")
-    assert worst.endswith("n = 4")
-
-
-def test_every_run_has_a_training_curve_in_the_colour_of_its_method(sweep):
-    for seed in range(2):
-        sweep(f"at-{seed}", "at", seed, rerr=0.5)
-    sweep("trades", "trades", rerr=0.4, trained=40)
-    figure = sweep_figures.training_curves(rows(read_sweep(sweep.folder)))
-    lines = figure.axes[0].lines
-    assert [line.get_color() for line in lines] == [sweep_figures.hue(n) for n in (1, 2, 2)]
-    np.testing.assert_allclose(lines[0].get_xydata(), [[20, 60], [40, 40]])
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["1  trades", "2  at"]
-
-
-def test_seventy_methods_look_different():
-    numbers = range(1, 71)
-    assert len({(sweep_figures.hue(n), sweep_figures.marker(n)) for n in numbers}) == 70
-    assert len({(sweep_figures.hue(n), sweep_figures.dash(n)) for n in numbers}) == 70
-
-
-def test_labels_are_moved_apart_as_little_as_possible():
-    np.testing.assert_allclose(spread([0, 0, 10], 2), [-1, 1, 10])
-    np.testing.assert_allclose(spread([0, 5, 10], 2), [0, 5, 10])
-    moved = spread(np.sort(np.random.default_rng(0).uniform(0, 50, 40)), 3)
-    assert np.diff(moved).min() >= 3 - 1e-9
-
-
 def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     for seed in range(3):
         sweep(f"at {seed}", seed=seed, rloss=seed, flat=seed + 1)
@@ -341,12 +235,17 @@ def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     path, table = write_sweep_report(sweep.folder)
     text = path.read_text(encoding="utf-8")
     assert path == sweep.folder / "report.html"
-    assert "<script>|at" not in text
+    text = text.replace(sweep_interactive.plotly(), "")
+    assert text.count("<script") == 3, "Plotly's, once, what draws with it, and what sorts"
+    assert "<script>|" not in text
     assert "&lt;script&gt;|at" in text
     assert not re.search(r"url\((?!#)|@import|\bon\w+=|\bsrc=", text)
     links = [link for link in re.findall(r'href="([^"]*)"', text) if not link.startswith("#")]
     assert links == ["at%201/report.html", "odd/report.html"]
-    assert text.count("<svg") == 2
+    assert re.findall(r'"[^"]*/report.html"', text.partition("const charts")[2]) == [
+        '"at%201/report.html"', '"odd/report.html"', '"at%201/report.html"',
+    ], "of points, then of curves"  # fmt: skip
+    assert text.count("<svg") == 3
     assert "evaluation-test.json: not a JSON file" in text
     assert str(sweep.folder) not in text
     assert "evaluation-test.json" in caplog.text
@@ -354,7 +253,11 @@ def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     assert made == {
         *("report/table.csv", "report/table.md", "report/paper.csv", "report/paper.md"),
         *("report/table-d.tex", "report/table-e.tex"),
-        *(f"report/figures/{n}.{kind}" for n in ("against", "training") for kind in ("png", "svg")),
+        *(
+            f"report/figures/{n}.{kind}"
+            for n in ("against", "training-rerr", "correctness-final")
+            for kind in ("png", "svg")
+        ),
     }
     before = path.read_bytes()
     write_sweep_report(sweep.folder)

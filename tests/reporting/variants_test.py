@@ -144,6 +144,7 @@ def test_the_interactive_surface_is_the_same_every_time(files):
     assert 'id="surface-3d"' in text
     assert "first direction (length 0.5)" in text
     assert text == surface3d.interactive(found)
+    assert '"modeBarButtonsToRemove": ["sendChartToCloud"]' in text, "nothing leaves the page"
 
 
 def test_snapshots_are_points_of_loss_against_flatness(files):

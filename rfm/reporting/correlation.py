@@ -1,0 +1,131 @@
+"""Pearson's and Spearman's coefficients over runs, with bootstrap intervals over methods.
+
+Seeds of a method are not independent of each other, so a resample draws methods with
+replacement and takes all seeds of each that is drawn (a cluster bootstrap). A resample is
+so many copies of each run, and both coefficients are those of weighted runs; all resamples
+are computed at once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+RESAMPLES = 5_000
+LEVEL = 0.95
+_SEED = 0  # the same records give the same intervals
+_FEWEST = 4  # methods from which there is an interval
+
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation:
+    """Of two measures over runs.
+
+    Attributes:
+      pearson: Pearson's r of the values.
+      spearman: Spearman's rank correlation.
+      runs: of how many.
+      methods: of how many different methods these are.
+      pearson_interval, spearman_interval: 2.5th and 97.5th percentile of resamples over
+        methods; None of fewer than four.
+    """
+
+    pearson: float
+    spearman: float
+    runs: int
+    methods: int
+    pearson_interval: Interval | None = None
+    spearman_interval: Interval | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"Pearson {in_words(self.pearson, self.pearson_interval)}\n"
+            f"Spearman {in_words(self.spearman, self.spearman_interval)}, n = {self.runs}"
+        )
+
+
+def in_words(value: float, interval: Interval | None) -> str:
+    """A coefficient with its interval, "0.85 [0.71, 0.93]"."""
+    text = f"{value:.2f}"
+    if interval is not None:
+        text += f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def correlation(
+    x: Sequence[float], y: Sequence[float], methods: Sequence[Hashable] | None = None
+) -> Correlation | None:
+    """Both coefficients of paired values; None of fewer than three, or if one is constant.
+
+    Args:
+      x: one measure of each run.
+      y: the other.
+      methods: of each run; None: each is of its own.
+    """
+    if len(x) < 3:
+        return None
+    names = list(range(len(x)) if methods is None else methods)
+    values = np.asarray(x, float), np.asarray(y, float)
+    once = np.ones((1, len(x)))
+    found = [float(of(*values, once)[0]) for of in (_pearson, _spearman)]
+    if not np.isfinite(found).all():
+        return None
+    intervals = _intervals(*values, names)
+    return Correlation(*found, len(x), len(set(names)), *intervals)
+
+
+def _intervals(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], names: Sequence[Hashable]
+) -> tuple[Interval | None, Interval | None]:
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    count = len(places)
+    if count < _FEWEST:
+        return None, None
+    drawn = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    copies = drawn[:, [places[name] for name in names]].astype(float)
+    first, second = (_percentiles(of, x, y, copies) for of in (_pearson, _spearman))
+    return first, second
+
+
+def _percentiles(
+    of: Callable[..., np.ndarray], x: np.ndarray, y: np.ndarray, copies: np.ndarray
+) -> Interval | None:
+    resampled = of(x, y, copies)
+    resampled = resampled[np.isfinite(resampled)]  # a resample can be constant
+    if not len(resampled):
+        return None
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _pearson(
+    x: Float[np.ndarray, "*b n"], y: Float[np.ndarray, "*b n"], copies: Float[np.ndarray, "b n"]
+) -> Float[np.ndarray, " b"]:
+    """Pearson's r of so many copies of each pair; not a number where one is constant."""
+    total = copies.sum(1, keepdims=True)
+    x, y = (np.broadcast_to(values, copies.shape) for values in (x, y))
+    x, y = (v - (copies * v).sum(1, keepdims=True) / total for v in (x, y))
+    xx, yy, xy = ((copies * product).sum(1) for product in (x * x, y * y, x * y))
+    scale = np.sqrt(xx * yy)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(scale > 1e-12 * scale.max(initial=1e-300), xy / scale, np.nan)
+
+
+def _spearman(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], copies: Float[np.ndarray, "b n"]
+) -> Float[np.ndarray, " b"]:
+    return _pearson(_ranks(x, copies), _ranks(y, copies), copies)
+
+
+def _ranks(
+    values: Float[np.ndarray, " n"], copies: Float[np.ndarray, "b n"]
+) -> Float[np.ndarray, "b n"]:
+    """Ranks among so many copies of each value, equal ones sharing their mean rank."""
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sizes = np.add.reduceat(copies[:, order], starts, axis=1)
+    return (np.cumsum(sizes, axis=1) - (sizes - 1) / 2)[:, group]
