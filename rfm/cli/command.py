@@ -14,6 +14,7 @@ from rfm.cli.bars import Bars
 from rfm.cli.environment import check_devices
 from rfm.cli.job import same
 from rfm.cli.signals import Stop
+from rfm.configs import methods
 from rfm.errors import UserError
 from rfm.evaluation.attack import AUTOATTACKS, attack_tasks
 from rfm.evaluation.check import check_measures
@@ -237,7 +238,7 @@ class Command:
 
     def report_sweep(self) -> None:
         """Of all runs below the folder."""
-        path, table = reporting.write_sweep_report(self.workdir)
+        path, table = reporting.write_sweep_report(self.workdir, methods.paper())
         for part in table.to_rich(self.console.width):
             self.console.print(part)
         for line in table.caption:

@@ -295,7 +295,8 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "report.html of a run, or of all runs below a folder",
         "Draws report.html, its figures (PNG and SVG) and the table (CSV and Markdown) from\n"
         "metrics and records. Needs no model and no device. Of a folder of runs, at any depth,\n"
-        "it is one report of all: means over seeds, RLoss against flatness, training curves.",
+        "it is one report of all: means over seeds, RLoss against flatness, training curves, and\n"
+        "Tables B to E of the supplement, ours beside the paper's (CSV, Markdown, LaTeX).",
     )
     report.add_argument(
         "folder", metavar="DIR", nargs="?", help="a run or a folder of runs; the same as --workdir"

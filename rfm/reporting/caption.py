@@ -91,13 +91,13 @@ def measures(records: Sequence[Record]) -> Iterator[str]:
     for case in ("average", "worst"):
         start = f"flatness-{case}-"
         flatness = [record for record in records if record.name.startswith(start)]
-        groups = _distinct(flatness, _weights)
+        groups = _distinct(flatness, weights_text)
         for weights, group in groups.items():
             title = f"{case.capitalize()}-case flatness"
             if len(groups) > 1:
                 names = dict.fromkeys(record.name.removeprefix(start) for record in group)
                 title += f" ({', '.join(names)})"
-            parts = [weights, *_distinct(group, _inputs), _samples(group)]
+            parts = [weights, *_distinct(group, inputs_text), _samples(group)]
             yield f"{title}: {'; '.join(filter(None, parts))}."
 
 
@@ -105,7 +105,7 @@ def _attack(record: Record) -> str:
     return attack_text(record.protocol.get("attack"))
 
 
-def _weights(record: Record) -> str:
+def weights_text(record: Record) -> str:
     """How the weights of a flatness record were perturbed."""
     protocol, xi = record.protocol, radius(record)
     if "-average-" in record.name:
@@ -124,7 +124,7 @@ def _weights(record: Record) -> str:
     return "; ".join(parts)
 
 
-def _inputs(record: Record) -> str:
+def inputs_text(record: Record) -> str:
     """How the inputs of a flatness record of RLoss were attacked."""
     protocol = record.protocol
     attack, reference = protocol.get("attack"), protocol.get("reference")

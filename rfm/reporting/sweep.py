@@ -45,6 +45,29 @@ class Member:
         return latest(self.run.records)
 
     @property
+    def final(self) -> tuple[Record, ...]:
+        """Of the end of training, or of a model from elsewhere; () if that was not measured."""
+        _, total = self.steps
+        ends = ("final", *ELSEWHERE)
+        return tuple(r for r in self.records if r.checkpoint in ends or r.step == total)
+
+    @property
+    def early_stopped(self) -> tuple[Record, ...]:
+        """Of the snapshot that early stopping picks; () before the end, or if not measured.
+
+        It may be the last one. Which it is, metrics say; without them, what the records of
+        ``rfm evaluate --checkpoint best`` say of themselves.
+        """
+        done, total = self.steps
+        if total is not None and done < total:
+            return ()
+        best = self.run.metrics.early_stopping()
+        there = [r for r in self.run.records if not (r.snapshot or r.variant)]
+        if best is None:
+            return tuple(r for r in there if r.checkpoint == "best")
+        return tuple(r for r in there if r.step == best.step)
+
+    @property
     def seed(self) -> int | None:
         """Of training."""
         return count(self.run.config.get("seed"))

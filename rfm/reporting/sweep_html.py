@@ -6,13 +6,16 @@
     report/table.csv          a line for each method and measure, unrounded
     report/table.md           the tables for a README
     report/correlations.csv   a line for each measure: coefficients of RLoss, with intervals
+    report/paper.csv          Tables B to E of the supplement, ours beside the paper's
+    report/paper.md           the same for a README
+    report/table-d.tex        the same as LaTeX, a file for each table
     report/figures/           every figure as PNG and SVG
 """
 
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +24,7 @@ from matplotlib.figure import Figure
 
 from rfm.reporting import (
     page,
+    paper_files,
     scatter,
     sweep_correlations,
     sweep_figures,
@@ -31,6 +35,8 @@ from rfm.reporting import (
     sweep_training,
     through_training,
 )
+from rfm.reporting.paper_rows import PaperTable, Published
+from rfm.reporting.paper_tables import paper_tables
 from rfm.reporting.sweep import Member, read_sweep
 from rfm.reporting.sweep_points import Measured, Points, all_points
 from rfm.reporting.sweep_rows import Row, warnings
@@ -123,6 +129,7 @@ def render(
     svgs: Mapping[str, str],
     found: Mapping[Measured, Points],
     courses: Sequence[Course] = (),
+    paper: Sequence[PaperTable] = (),
 ) -> str:
     """The HTML page, its figures given as SVG."""
     rows = {member.path: row for row in table.rows for member in row.members}
@@ -149,6 +156,7 @@ def render(
             for name, svg in svgs.items()
             if name.startswith("landscape-")
         },
+        paper=paper_files.sections(paper),
         runs=[
             {
                 "path": member.path,
@@ -183,10 +191,16 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def write_sweep_report(folder: str | os.PathLike[str]) -> tuple[Path, SweepTable]:
+def write_sweep_report(
+    folder: str | os.PathLike[str], paper: Iterable[Published] = ()
+) -> tuple[Path, SweepTable]:
     """Writes the report of all runs below a folder.
 
     What cannot be read, or compared, is named in the report and in the log.
+
+    Args:
+      folder: of runs.
+      paper: the rows of the paper to put beside them, ``rfm.configs.methods.paper()``.
 
     Returns:
       The path of ``report.html``, and the table.
@@ -211,6 +225,10 @@ def write_sweep_report(folder: str | os.PathLike[str]) -> tuple[Path, SweepTable
     contents["report/correlations.csv"] = sweep_correlations.to_csv(found)
     contents["report/table.csv"] = table.to_csv()
     contents["report/table.md"] = table.to_markdown()
-    contents["report.html"] = render(folder.resolve().name, members, table, svgs, found, courses)
+    beside = paper_tables(table.rows, paper)
+    contents |= paper_files.files(beside)
+    contents["report.html"] = render(
+        folder.resolve().name, members, table, svgs, found, courses, beside
+    )
     page.write_all(folder, contents)
     return folder / "report.html", table

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from rfm.reporting import sweep_settings
-from rfm.reporting.records import Value
+from rfm.reporting.records import Record, Value
 from rfm.reporting.sweep import Member
 from rfm.reporting.sweep_settings import Settings
 from rfm.reporting.tables import MEASURES, SPLITS, Measure
@@ -111,13 +111,21 @@ def _of_name(name: str, groups: Sequence[Sequence[tuple[Member, Settings]]]) -> 
     settings = [sweep_settings.joined([of for _, of in group]) for group in groups]
     told = sweep_settings.telling(sweep_settings.differences(settings), len(groups))
     return [
-        Row(0, name, tuple(apart), tuple(m for m, _ in group), _means([m for m, _ in group]), of)
+        Row(
+            0,
+            name,
+            tuple(apart),
+            tuple(m for m, _ in group),
+            means(m.records for m, _ in group),
+            of,
+        )
         for group, of, apart in zip(groups, settings, told, strict=True)
     ]
 
 
-def _means(members: Sequence[Member]) -> dict[Place, Mean]:
-    by_name = [{record.name: record for record in member.records} for member in members]
+def means(runs: Iterable[Iterable[Record]]) -> dict[Place, Mean]:
+    """All measures over runs, each given by the records of one of its checkpoints."""
+    by_name = [{record.name: record for record in records} for records in runs]
     found = {}
     for measure in MEASURES:
         for split in SPLITS:

@@ -38,6 +38,12 @@ def settings(member: Member) -> Settings:
         found["config"] = _of_training(config)
     for record in member.records:
         found[record.name] = of_record(record, total)
+    for record in member.early_stopped:
+        if record not in member.records:
+            fields = of_record(record, total)
+            found[f"{record.name} (early stopping)"] = {
+                field: text for field, text in fields.items() if field != "checkpoint"
+            }
     return found
 
 

@@ -225,7 +225,7 @@ def _caption(found: Sequence[Row]) -> tuple[str, ...]:
         fields["checkpoint"]
         for row in found
         for scope, fields in row.settings.items()
-        if scope not in OF_TRAINING
+        if scope not in OF_TRAINING and "checkpoint" in fields
     )
     lines.append(f"Checkpoint: {', '.join(checkpoints)}.")
     return (*lines, *filter(None, [all_machines(records)]))

@@ -32,8 +32,9 @@ def test_a_folder_of_runs_has_one_report_of_all(folder, quick_rfm, contents):
     assert row.split()[2] == "3"
     assert "60.0 ± 10.0" in row
     assert result.out.splitlines()[-1] == f"report: {folder / 'report.html'}"
-    written = {"report.html", "report/table.csv", "report/table.md"}
+    written = {"report.html", "report/table.csv", "report/table.md", "report/paper.md"}
     assert written <= contents(folder).keys()
+    assert "AT (baseline)" in (folder / "report/paper.md").read_text(), "beside the paper's"
     before = contents(folder)
     assert quick_rfm("report", "--workdir", folder).out == result.out
     assert contents(folder) == before

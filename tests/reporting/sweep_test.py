@@ -236,7 +236,7 @@ def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     text = path.read_text(encoding="utf-8")
     assert path == sweep.folder / "report.html"
     text = text.replace(sweep_interactive.plotly(), "")
-    assert text.count("<script") == 2, "Plotly's, once, and what draws with it"
+    assert text.count("<script") == 3, "Plotly's, once, what draws with it, and what sorts"
     assert "<script>|" not in text
     assert "&lt;script&gt;|at" in text
     assert not re.search(r"url\((?!#)|@import|\bon\w+=|\bsrc=", text)
@@ -251,7 +251,8 @@ def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     assert "evaluation-test.json" in caplog.text
     made = {str(f.relative_to(sweep.folder)) for f in (sweep.folder / "report").rglob("*.*")}
     assert made == {
-        *("report/table.csv", "report/table.md"),
+        *("report/table.csv", "report/table.md", "report/paper.csv", "report/paper.md"),
+        *("report/table-d.tex", "report/table-e.tex"),
         *(
             f"report/figures/{n}.{kind}"
             for n in ("against", "training-rerr", "correctness-final")
