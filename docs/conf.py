@@ -45,7 +45,7 @@ API = {
     "api/flatness": ("rfm.flatness", "rfm.flatness.uncertainty", "rfm.flatness.curvature"),
     "api/models": (
         *("rfm.models", "rfm.models.rescale", "rfm.models.exported"),
-        *("rfm.models.weights", "rfm.models.zoo"),
+        *("rfm.models.weights", "rfm.models.imported", "rfm.models.zoo"),
     ),
     "api/data": ("rfm.data", "rfm.data.npz", "rfm.data.tfds"),
     "api/evaluation": (

@@ -36,8 +36,9 @@ class ModelFlags:
     @property
     def zoo(self) -> str | None:
         """The name in the zoo, if it is one of there."""
-        is_there = self.model is not None and self.model.startswith(ZOO)
-        return self.model.removeprefix(ZOO) if self.model and is_there else None
+        if self.model is None or not self.model.startswith(ZOO):
+            return None
+        return self.model.removeprefix(ZOO)
 
     @property
     def config(self) -> str | None:
