@@ -61,6 +61,11 @@ def add_measuring(parser: argparse.ArgumentParser, *, snapshots: bool = True) ->
     add_checkpoint(parser)
     parser.add_argument("--again", action="store_true", help="measure again what is already there")
     if snapshots:
-        parser.add_argument(
-            "--no-snapshots", action="store_true", help="leave out the curves through training"
-        )
+        add_no_snapshots(parser)
+
+
+def add_no_snapshots(parser: argparse.ArgumentParser) -> None:
+    """``--no-snapshots``, of verbs that also measure through training."""
+    parser.add_argument(
+        "--no-snapshots", action="store_true", help="leave out the curves through training"
+    )

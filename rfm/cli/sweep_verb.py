@@ -28,7 +28,10 @@ def run(arguments: argparse.Namespace, stop: Stop) -> int:
     if workdirs.read_config(workdir) is not None:
         raise UserError(f"{workdir} is the workdir of one run; give the folder of a sweep")
     seeds = range(arguments.seeds)
-    runs = plan(arguments.config, arguments.methods, seeds, arguments.overrides, workdir)
+    flags = ["--no-snapshots"] if arguments.no_snapshots else []
+    runs = plan(
+        *(arguments.config, arguments.methods, seeds, arguments.overrides, workdir), flags=flags
+    )
     folder = workdir / ".sweep"
     if arguments.dry_run:
         for planned in runs:

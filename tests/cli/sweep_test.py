@@ -63,6 +63,15 @@ def test_overrides_reach_every_run_and_make_it_another_one(tmp_path):
     assert changed.digest != plain.digest
 
 
+def test_flags_reach_every_run_and_what_they_left_out_is_done_later(tmp_path):
+    (without,) = plan("digits", None, range(1), [], tmp_path, flags=["--no-snapshots"])
+    (plain,) = plan("digits", None, range(1), [], tmp_path)
+    assert without.command == (*plain.command, "--no-snapshots")
+    assert without.shown == (*plain.shown, "--no-snapshots")
+    assert without.digest != plain.digest
+    assert without.config == plain.config
+
+
 @pytest.mark.parametrize(
     ("configs", "methods", "message"),
     [

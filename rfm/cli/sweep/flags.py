@@ -2,6 +2,8 @@
 
 import argparse
 
+from rfm.cli.flags import add_no_snapshots
+
 DESCRIPTION = """\
 Does `rfm run` for every config, method and seed; config fields can be changed as everywhere,
 --config.train.epochs=30, for all runs. Each run has a folder of its own in --workdir.
@@ -12,7 +14,8 @@ Does `rfm run` for every config, method and seed; config fields can be changed a
 
 What is done is not done again: the same command goes on after any stop, and finds its jobs on
 Slurm again. Runs that were preempted or lost are started again, runs that failed are listed
-with the reason. `rfm report DIR` then draws all of them.
+with the reason. `rfm report DIR` then draws all of them. Measures through training often take
+longer than all else: --no-snapshots for all, then the same command without it for a few methods.
 
 exit status: 0 all runs are done; 1 some failed; 2 a flag or config is wrong; 130 or 143 stopped
 by SIGINT or SIGTERM (runs here save their state; jobs of Slurm stay).
@@ -36,6 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", metavar="DIR", default="runs/sweep", help="of all (default: runs/sweep)"
     )
+    add_no_snapshots(parser)
     parser.add_argument(
         "--executor",
         choices=("local", "slurm"),

@@ -23,12 +23,14 @@ class Planned:
       name: of its folder, "cifar10-at-seed0".
       workdir: its folder.
       config: what is in its config.json.
+      flags: further ones of its command.
       shown: the command that a person would give.
     """
 
     name: str
     workdir: Path
     config: dict[str, Any]
+    flags: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
 
     @property
@@ -37,12 +39,13 @@ class Planned:
         return (
             *(sys.executable, "-m", "rfm", "run", "--workdir", str(self.workdir)),
             *("--distributed", "off"),
+            *self.flags,
         )
 
     @property
     def digest(self) -> str:
-        """Of its config: another one is another run."""
-        content = json.dumps(self.config, sort_keys=True)
+        """Of its config and flags: others are another run."""
+        content = json.dumps(self.config, sort_keys=True) + "".join(self.flags)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     @property
@@ -52,7 +55,13 @@ class Planned:
 
 
 def plan(
-    configs: str, chosen: str | None, seeds: Sequence[int], overrides: Sequence[str], workdir: Path
+    configs: str,
+    chosen: str | None,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    workdir: Path,
+    *,
+    flags: Sequence[str] = (),
 ) -> list[Planned]:
     """Every config with every method and seed, seeds last.
 
@@ -63,6 +72,7 @@ def plan(
       seeds: of each.
       overrides: ``--config.FIELD=VALUE``, of all runs.
       workdir: the folder of their folders.
+      flags: of ``rfm run``, of all runs.
 
     Raises:
       UserError: a config, a method or a field does not exist, or two runs have the same name.
@@ -80,8 +90,8 @@ def plan(
             if name in planned:
                 raise UserError(f"two runs of the sweep are called {name}; name each config once")
             folder = workdir / name
-            shown = ("rfm", "run", "--config", spec, "--workdir", str(folder), *of_run)
-            planned[name] = Planned(name, folder, config.to_dict(), shown)
+            shown = ("rfm", "run", "--config", spec, "--workdir", str(folder), *of_run, *flags)
+            planned[name] = Planned(name, folder, config.to_dict(), tuple(flags), shown)
     return list(planned.values())
 
 
