@@ -7,7 +7,7 @@ are computed at once.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -77,23 +77,52 @@ def correlation(
     return Correlation(pearson, spearman, len(x), len(set(names)), *intervals)
 
 
+def difference(
+    x: Sequence[float], other: Sequence[float], y: Sequence[float], methods: Sequence[Hashable]
+) -> tuple[float, Interval] | None:
+    """By how much Pearson's r of `x` and `y` is above that of `other` and `y`, and its interval.
+
+    Both coefficients are of the same runs in each resample. None of fewer than four methods, or
+    if one of the three is constant.
+
+    Args:
+      x: a measure of each run.
+      other: another one.
+      y: what both are held against.
+      methods: of each run.
+    """
+    if (copies := _copies(methods)) is None:
+        return None
+    arrays = [np.asarray(values, float) for values in (x, other, y)]
+
+    def above(copies: np.ndarray) -> np.ndarray:
+        return _pearson(arrays[0], arrays[2], copies) - _pearson(arrays[1], arrays[2], copies)
+
+    value = float(above(np.ones((1, len(y))))[0])
+    interval = _percentiles(above(copies))
+    return None if interval is None or not np.isfinite(value) else (value, interval)
+
+
 def _intervals(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], names: Sequence[Hashable]
 ) -> tuple[Interval | None, Interval | None]:
-    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    count = len(places)
-    if count < _FEWEST:
+    if (copies := _copies(names)) is None:
         return None, None
-    drawn = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    copies = drawn[:, [places[name] for name in names]].astype(float)
-    first, second = (_percentiles(of, x, y, copies) for of in (_pearson, _spearman))
+    first, second = (_percentiles(of(x, y, copies)) for of in (_pearson, _spearman))
     return first, second
 
 
-def _percentiles(
-    of: Callable[..., np.ndarray], x: np.ndarray, y: np.ndarray, copies: np.ndarray
-) -> Interval | None:
-    resampled = of(x, y, copies)
+def _copies(names: Sequence[Hashable]) -> Float[np.ndarray, "b n"] | None:
+    """How often each run is in each resample of methods; None of too few."""
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    count = len(places)
+    if count < _FEWEST:
+        return None
+    drawn = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    return drawn[:, [places[name] for name in names]].astype(float)
+
+
+def _percentiles(resampled: Float[np.ndarray, " b"]) -> Interval | None:
     resampled = resampled[np.isfinite(resampled)]  # a resample can be constant
     if not len(resampled):
         return None

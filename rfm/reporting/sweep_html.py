@@ -5,6 +5,7 @@
     report.html               figures and charts inside, nothing fetched; links to the runs' own
     report/table.csv          a line for each method and measure, unrounded
     report/table.md           the tables for a README
+    report/findings.md        the paper's findings: are they those of these runs?
     report/correlations.csv   a line for each measure: coefficients of RLoss, with intervals
     report/paper.csv          Tables B to E of the supplement, ours beside the paper's
     report/paper.md           the same for a README
@@ -23,6 +24,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from rfm.reporting import (
+    findings,
     page,
     paper_files,
     scatter,
@@ -35,6 +37,7 @@ from rfm.reporting import (
     sweep_training,
     through_training,
 )
+from rfm.reporting.findings import Finding
 from rfm.reporting.paper_rows import PaperTable, Published
 from rfm.reporting.paper_tables import paper_tables
 from rfm.reporting.sweep import Member, read_sweep
@@ -130,6 +133,7 @@ def render(
     found: Mapping[Measured, Points],
     courses: Sequence[Course] = (),
     paper: Sequence[PaperTable] = (),
+    answers: Sequence[Finding] = (),
 ) -> str:
     """The HTML page, its figures given as SVG."""
     rows = {member.path: row for row in table.rows for member in row.members}
@@ -143,6 +147,8 @@ def render(
         name=name,
         alt=ALT,
         summary=_summary(members, table.rows),
+        findings=answers,
+        findings_columns=findings.COLUMNS,
         warnings=warnings(table.rows),
         tables={title: Markup(text) for title, text in table.to_html().items()},
         caption=table.caption,
@@ -225,10 +231,13 @@ def write_sweep_report(
     contents["report/correlations.csv"] = sweep_correlations.to_csv(found)
     contents["report/table.csv"] = table.to_csv()
     contents["report/table.md"] = table.to_markdown()
-    beside = paper_tables(table.rows, paper)
+    published = tuple(paper)
+    beside = paper_tables(table.rows, published)
     contents |= paper_files.files(beside)
+    answers = findings.findings(table.rows, courses, published)
+    contents["report/findings.md"] = findings.to_markdown(answers)
     contents["report.html"] = render(
-        folder.resolve().name, members, table, svgs, found, courses, beside
+        folder.resolve().name, members, table, svgs, found, courses, beside, answers
     )
     page.write_all(folder, contents)
     return folder / "report.html", table

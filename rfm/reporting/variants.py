@@ -114,11 +114,7 @@ def radii(records: Iterable[Record]) -> Table | None:
 
 def rescaled(records: Iterable[Record]) -> Table | None:
     """Errors, flatness and lambda_max of rescaled networks (Fig. F, Table A)."""
-    by_factor: dict[float, dict[str, Record]] = {}
-    for record in records:
-        if match := _SCALED.search(record.name):
-            name = record.name.removesuffix(match[0])
-            by_factor.setdefault(float(match[1]), {})[name] = record
+    by_factor = by_scale(records)
     if not by_factor:
         return None
     columns = {
@@ -140,6 +136,15 @@ def rescaled(records: Iterable[Record]) -> Table | None:
         rows.append((f"× {factor:g}", *cells))
     title = "The same function, convolutions rescaled (Fig. F, Table A)"
     return Table(title, ("scaled", *columns), tuple(rows))
+
+
+def by_scale(records: Iterable[Record]) -> dict[float, dict[str, Record]]:
+    """The records of rescaled networks, by the factor and by the name without it."""
+    found: dict[float, dict[str, Record]] = {}
+    for record in records:
+        if match := _SCALED.search(record.name):
+            found.setdefault(float(match[1]), {})[record.name.removesuffix(match[0])] = record
+    return found
 
 
 def curvature(records: Iterable[Record]) -> Table | None:
