@@ -1,5 +1,7 @@
 """The records ``landscape-KIND-LOSS-test`` and ``surface-LOSS-test`` (Section C).
 
+Relative to filters (``config.flatness.per``) names end in ``-filter``, so that both stay.
+
 Kinds are "random" directions (the mean over them counts), "adversarial" ones (the
 maximum; each loss has its own) and the "hessian" eigenvector of lambda_max of Loss. A record
 holds the mean loss at every step of every direction, and how long the directions are.
@@ -59,6 +61,7 @@ def landscape_task(subject: Subject, kind: str, loss: str) -> Task:
     if kind == "hessian":
         protocol["curvature"] = {k: config.curvature[k] for k in ("leaves", "products")}
     name = f"surface-{loss}-test" if kind == "surface" else f"landscape-{kind}-{loss}-test"
+    name += "" if ball.per == "layer" else f"-{ball.per}"
     record = subject.record("landscape", name, "test", protocol)
     compute = functools.partial(
         _measure,

@@ -99,11 +99,17 @@ def surfaces(runs: Sequence[Run], names: Sequence[str]) -> Figure | None:
 
 
 def find(records: Iterable[Record], kind: str, *losses: str) -> dict[str, LandscapeData]:
-    """What there is of a kind, by loss in the order asked for; the latest checkpoint's."""
+    """What there is of a kind, by loss in the order asked for; the latest checkpoint's.
+
+    Relative to layers if that was measured, else to filters.
+    """
     landscapes = [record for record in records if record.kind == "landscape"]
     by_name = {record.name: record.landscape for record in latest(landscapes)}
     prefix = "surface" if kind == "surface" else f"landscape-{kind}"
-    found = {loss: by_name.get(f"{prefix}-{loss}-test") for loss in losses}
+    found = {
+        loss: by_name.get(f"{prefix}-{loss}-test") or by_name.get(f"{prefix}-{loss}-test-filter")
+        for loss in losses
+    }
     return {loss: data for loss, data in found.items() if data is not None}
 
 

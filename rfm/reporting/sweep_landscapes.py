@@ -30,12 +30,12 @@ def curve(data: LandscapeData, kind: str) -> np.ndarray:
 
 def found(rows: Sequence[Row], kind: str, per: str) -> dict[int, LandscapeData]:
     """RLoss along a kind of direction, by the number of each method that has it."""
-    name = f"landscape-{kind}-rloss-test"
+    names = (f"landscape-{kind}-rloss-test", f"landscape-{kind}-rloss-test-filter")
     there: dict[int, LandscapeData] = {}
     for row in rows:
         for member in row.members:
             for record in member.run.records:
-                if record.name == name and _per(record) == per and record.landscape is not None:
+                if record.name in names and _per(record) == per and record.landscape is not None:
                     there.setdefault(row.number, record.landscape)
     return there
 

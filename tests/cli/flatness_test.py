@@ -140,6 +140,11 @@ def test_landscapes_are_drawn_also_beside_others(measured, quick_rfm, tmp_path):
     flags = ("--kinds", "random", "--losses", "loss", "--beside", measured)
     result = quick_rfm("landscape", "--workdir", other, *flags, *SMALL)
     assert (result.status, result.err) == (0, ""), result
+    flags = ("--kinds", "random", "--losses", "rloss", "--config.flatness.per=filter")
+    assert quick_rfm("landscape", "--workdir", measured, *flags, *SMALL).status == 0
+    assert record(measured, "landscape-random-rloss-test") == found, "both stay (Figs. A and B)"
+    by_filter = record(measured, "landscape-random-rloss-test-filter")
+    assert by_filter["protocol"]["ball"]["per"] == "filter"
     report = quick_rfm("report", "--workdir", measured)
     assert report.status == 0, report
     page = (measured / "report.html").read_text()

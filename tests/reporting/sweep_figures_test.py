@@ -276,6 +276,8 @@ def test_landscapes_by_layer_by_filter_and_rescaled_are_apart(sweep):
     scaled = {"name": "landscape-random-rloss-test-scaled-2", "variant": "scaled-2"}
     at.records(landscape(at, "random", "at", 1.1) | scaled)
     trades.records(landscape(trades, "random", "trades", per="filter"))
+    name = "landscape-random-rloss-test-filter"
+    at.records(landscape(at, "random", "at", per="filter") | {"name": name})
     found = rows_of(sweep)
     along = np.linspace(-1, 1, 5) ** 2
     (mean,) = sweep_landscapes.lines(found, "random").axes[0].lines
@@ -283,7 +285,9 @@ def test_landscapes_by_layer_by_filter_and_rescaled_are_apart(sweep):
     np.testing.assert_allclose(mean.get_ydata(), 2 * along)
     np.testing.assert_allclose(maximum.get_ydata(), 3 * along)
     legend = sweep_landscapes.lines(found, "random", "filter").axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["1  trades"]
+    assert [text.get_text() for text in legend.get_texts()] == ["1  trades", "2  at"], (
+        "under either name"
+    )
     assert sweep_landscapes.lines(found, "hessian") is None
     one, two = sweep_landscapes.rescaled(found).axes[0].lines
     assert (one.get_label(), two.get_label()) == ("× 1", "× 2")

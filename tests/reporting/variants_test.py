@@ -129,6 +129,15 @@ def test_losses_that_are_not_finite_do_no_harm(files):
     assert landscapes.surfaces([read_run(files.workdir)], ["run"]) is None
 
 
+def test_landscapes_by_filter_are_drawn_where_there_are_none_by_layer(files):
+    by_filter = landscape(files, "random") | {"name": "landscape-random-rloss-test-filter"}
+    by_filter["landscape"] = {**by_filter["landscape"], "lengths": [[0.25], [0.25]]}
+    found = records(files, by_filter)
+    assert landscapes.find(found, "random", "rloss")["rloss"].lengths[0][0] == 0.25
+    found = records(files, by_filter, landscape(files, "random"))
+    assert landscapes.find(found, "random", "rloss")["rloss"].lengths[0][0] == 0.5
+
+
 def test_without_landscapes_there_is_no_figure(files):
     run = [read_run(files.workdir)] if records(files, files.evaluation("test")) else []
     assert landscapes.lines(run, ["run"]) is None
