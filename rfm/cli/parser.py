@@ -27,9 +27,9 @@ are measured by their weights: rfm run --model zoo:Carmon2019Unlabeled --weights
 _CONFIG = """\
 config:
   --config FILE[:METHOD] is a Python file with get_config(METHOD), or the name of one
-  that ships with rfm: digits, cifar10, cifar10_small. Without it, the config stored in
-  the workdir is used, and without that, digits (cifar10 for --model zoo:NAME). Any field
-  can be changed:
+  that ships with rfm: digits, cifar10, cifar10_small, cifar10_study. Without it, the
+  config stored in the workdir is used, and without that, digits (cifar10 for
+  --model zoo:NAME). Any field can be changed:
   --config.optimiser.learning_rate=0.1 --config.train.epochs=30
 
 exit status:

@@ -124,7 +124,7 @@ def test_overrides_leave_the_shipped_config_alone(here):
     assert resolve("digits", None, [])[0].model.width == 16
 
 
-@pytest.mark.parametrize("config", ["digits", "cifar10", "cifar10_small"])
+@pytest.mark.parametrize("config", ["digits", "cifar10", "cifar10_small", "cifar10_study"])
 @pytest.mark.parametrize("method", ["at", "plain"])
 def test_shipped_configs_pass_their_own_checks(here, config, method):
     resolve(f"{config}:{method}", None, [])
@@ -152,7 +152,7 @@ FLAGS = {
     "sweep": [
         *("--config", "--methods", "--seeds", "--workdir", "--executor", "--parallel", "--retries"),
         *("--gpus-per-run", "--cpus-per-run", "--hours", "--slurm-partition", "--slurm-account"),
-        *("--slurm", "--dry-run", "--help"),
+        *("--slurm", "--dry-run", "--no-snapshots", "--help"),
     ],
     "compare": ["--level", "--help"],
     "zoo": ["--csv", "--help"],
