@@ -25,7 +25,7 @@ from jaxtyping import PyTree
 from rfm.errors import UserError
 from rfm.models.published import PUBLISHED, Leaf, Path, leaves
 from rfm.models.resnet import ResNet
-from rfm.models.weights import unfit
+from rfm.models.weights import to_numpy, unfit
 from rfm.types import Params
 
 # How networks and what is put in front of them call the buffers for whitening (RobustBench;
@@ -56,7 +56,7 @@ def from_torch(state_dict: Mapping[str, Any], architecture: nn.Module) -> tuple[
     """
     network = _network(architecture)
     expected = {leaf.name: leaf for leaf in leaves(network)}
-    arrays = {name: _array(value) for name, value in state_dict.items()}
+    arrays = {name: _wide(to_numpy(value)) for name, value in state_dict.items()}
     prefix = _prefix(arrays, expected)
     problems = {prefix + name: "missing" for name in expected if prefix + name not in arrays}
     filled: dict[Path, Any] = {}
@@ -124,16 +124,10 @@ def _network(architecture: nn.Module) -> ResNet:
     return architecture
 
 
-def _array(value: Any) -> np.ndarray:
-    """Of a tensor, or of anything that NumPy takes; half precision becomes float32."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if value.is_floating_point() and value.element_size() < 4:  # NumPy has no bfloat16
-            value = value.float()
-        value = value.numpy()
-    array = np.asarray(value)
-    half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
-    return array.astype(np.float32) if half else array
+def _wide(array: np.ndarray) -> np.ndarray:
+    """Half precision as float32, before anything is computed with it."""
+    narrow = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+    return array.astype(np.float32) if narrow else array
 
 
 def _prefix(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Leaf]) -> str:

@@ -37,7 +37,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         directory.
 
     Returns:
-      Arrays of the types of the file, but PyTorch's narrow floats as float32.
+      Arrays of the types of the file, but PyTorch's bfloat16 as float32.
 
     Raises:
       UserError: the file is missing, damaged, holds pickled objects or no arrays, or needs
@@ -58,6 +58,18 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if not found:
         raise UserError(f"{path}: holds no weights")
     return found
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """Of a PyTorch tensor, or of anything that NumPy takes.
+
+    Types that NumPy has not, as a tensor's bfloat16, become float32.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        narrow = value.is_floating_point() and value.element_size() < 4
+        value = (value.float() if narrow and str(value.dtype) != "torch.float16" else value).numpy()
+    return np.asarray(value)
 
 
 def unfit(array: np.ndarray, shape: tuple[int, ...], *, variances: bool = False) -> str:
@@ -133,10 +145,7 @@ def _torch(path: str, expanded: str) -> dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in _tensors(content, torch.is_tensor).items():
         try:
-            # Of the narrow floats NumPy has half precision alone.
-            narrow = tensor.is_floating_point() and tensor.element_size() < 4
-            wide = tensor.float() if narrow and tensor.dtype != torch.float16 else tensor
-            arrays[name] = wide.detach().numpy()
+            arrays[name] = to_numpy(tensor)
         except (TypeError, RuntimeError, NotImplementedError) as error:
             raise UserError(f"{path}: {name} is no plain tensor ({reason(error)})") from error
     return arrays
