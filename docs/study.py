@@ -10,11 +10,13 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from rfm.configs import methods
 
 from rfm import reporting
+from rfm.reporting.tables import MEASURES
 
 HERE = Path(__file__).parent / "results"
 FOLDER = HERE / "study"
@@ -29,7 +31,10 @@ FIGURES = {
     **dict.fromkeys(("radii", "landscape-random", "landscape-adversarial"), "png"),
 }
 """In which format: curves through many points are smaller as pixels."""
-BEGIN, END = "<!-- findings: by docs/study.py -->", "<!-- end of findings -->"
+COLUMNS = (("Err", "test"), ("RErr (AA)", "test"), ("RErr", "train"), ("RLoss", "test"),
+           ("Average-case flatness of Loss", "test"), ("Average-case flatness of RLoss", "test"),
+           ("Worst-case flatness of RLoss", "test"))  # fmt: skip
+"""Of the page's table."""
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 
@@ -52,18 +57,36 @@ def pack(runs: Path, archive: Path) -> None:
                 kept.writestr(entry, text)
 
 
-def report(archive: Path, folder: Path) -> Path:
-    """The report of the runs in an archive, unpacked in `folder`; the folder of its parts."""
+def report(archive: Path, folder: Path) -> dict[str, str]:
+    """The report of the runs in an archive, unpacked in `folder`; the tables of the page."""
     with zipfile.ZipFile(archive) as kept:
         kept.extractall(folder)
-    reporting.write_sweep_report(folder, methods.paper())
-    return folder / "report"
+    _, table = reporting.write_sweep_report(folder, methods.paper())
+    found = folder / "report/findings.md"
+    findings = found.read_text() if found.exists() else ""
+    return {"findings": findings, "methods": methods_table(table)}
 
 
-def with_findings(page: str, table: str) -> str:
-    """The page with this table of findings."""
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
+def methods_table(table: reporting.SweepTable) -> str:
+    """A line for each method."""
+    measures = {measure.label: measure for measure in MEASURES}
+    lines = ["| method | runs | " + " | ".join(f"{label}, {split}" for label, split in COLUMNS)]
+    lines += ["|:--|--:" + "|--:" * len(COLUMNS)]
+    for row in table.rows:
+        cells = [table.text(row, measures[label], split) for label, split in COLUMNS]
+        lines.append(f"| {row.title} | {len(row.members)} | " + " | ".join(cells))
+    return "".join(f"{line} |\n" for line in lines)
+
+
+def with_tables(page: str, tables: Mapping[str, str]) -> str:
+    """The page with these tables between its marks."""
+    for name, text in tables.items():
+        begin, end = f"<!-- {name}: by docs/study.py -->", f"<!-- end of {name} -->"
+        if page.count(begin) != 1 or page.count(end) != 1:
+            raise ValueError(f"{PAGE}: {begin} and {end} must be there once")
+        before, after = page.split(begin)[0], page.split(end)[1]
+        page = f"{before}{begin}\n\n{text}\n{end}{after}"
+    return page
 
 
 def main(runs: str | None = None) -> None:
@@ -72,13 +95,14 @@ def main(runs: str | None = None) -> None:
     if runs is not None:
         pack(Path(runs), ARCHIVE)
     with tempfile.TemporaryDirectory() as place:
-        made = report(ARCHIVE, Path(place) / "study")
+        folder = Path(place) / "study"
+        tables, made = report(ARCHIVE, folder), folder / "report"
         for name in TABLES:
             shutil.copy(made / name, FOLDER)
         for name, suffix in FIGURES.items():
             if (figure := made / "figures" / f"{name}.{suffix}").exists():
                 shutil.copy(figure, FOLDER)
-        PAGE.write_text(with_findings(PAGE.read_text(), (made / "findings.md").read_text()))
+        PAGE.write_text(with_tables(PAGE.read_text(), tables))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,18 @@ def add_job(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rescale(parser: argparse.ArgumentParser, then: str) -> None:
+    """``--rescale``; `then` ends its help."""
+    parser.add_argument(
+        "--rescale",
+        metavar="S,S",
+        type=numbers,
+        default=[],
+        help="all convolutions that a normalisation follows times S, the same function (Fig. F:"
+        f" 0.5,1,2){then}",
+    )
+
+
 def add_measuring(parser: argparse.ArgumentParser, *, snapshots: bool = True) -> None:
     """Those of verbs that measure; `snapshots`: also through training."""
     add_checkpoint(parser)

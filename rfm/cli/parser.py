@@ -162,14 +162,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         default=[],
         help="worst case also at these (0.00075,0.001,0.005)",
     )
-    flatness.add_argument(
-        "--rescale",
-        metavar="S,S",
-        type=flags.numbers,
-        default=[],
-        help="all convolutions that a normalisation follows times S, the same function (Fig. F:"
-        " 0.5,1,2); prints that table",
-    )
+    flags.add_rescale(flatness, "; prints that table")
     curvature = verb(
         "curvature",
         "eigenvalues of the Hessian of the loss",
@@ -202,6 +195,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     landscape.add_argument(
         "--beside", metavar="DIR,DIR", help="draw the landscapes of other workdirs, too"
     )
+    flags.add_rescale(landscape, "; beside the network as it is")
     flags.add_measuring(landscape, snapshots=False)
     model_flags.add(landscape)
     compared = verbs.add_parser(

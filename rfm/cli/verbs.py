@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rich.box
@@ -60,26 +60,35 @@ def _evaluate(arguments: argparse.Namespace, stop: Stop) -> int:
 def _flatness(arguments: argparse.Namespace, stop: Stop) -> int:
     command = Command(arguments, stop)
     command.must_exist()
-    factors = arguments.rescale
-    if not all(factors):
-        raise UserError("--rescale: the factors must be positive")
-    if factors and command.config.model.exported:
-        raise UserError("--rescale: an exported model does not say which layers these are")
+    _check_rescale(command)
     run = command.build()
     subject = command.measure(run, autoattack=False, flatness=True)
-    for factor in factors:
-        try:
-            rescaled = subject.rescaled(factor)
-        except ValueError as error:
-            raise UserError(f"--rescale: {error}") from error
+    for rescaled in _rescaled(command, subject):
         _measure_rescaled(command, rescaled)
     records = command.records_at(subject.step)
     command.show_table()
     command.show(variants.details(records))
     command.show(variants.radii(records))
-    if factors:
+    if arguments.rescale:
         command.show(variants.rescaled(records))
     return 0
+
+
+def _check_rescale(command: Command) -> None:
+    factors = command.arguments.rescale
+    if not all(factors):
+        raise UserError("--rescale: the factors must be positive")
+    if factors and command.config.model.exported:
+        raise UserError("--rescale: an exported model does not say which layers these are")
+
+
+def _rescaled(command: Command, subject: Subject) -> Iterator[Subject]:
+    """The networks that ``--rescale`` asks for."""
+    for factor in command.arguments.rescale:
+        try:
+            yield subject.rescaled(factor)
+        except ValueError as error:
+            raise UserError(f"--rescale: {error}") from error
 
 
 def _measure_rescaled(command: Command, subject: Subject) -> None:
@@ -138,6 +147,7 @@ def _landscape(arguments: argparse.Namespace, stop: Stop) -> int:
     kinds, names = arguments.kinds.split(","), arguments.losses.split(",")
     _among("kind of landscape", kinds, (*KINDS, "surface"))
     _among("loss", names, LOSSES)
+    _check_rescale(command)
     runs = [Path(place).expanduser() for place in (arguments.beside or "").split(",") if place]
     others: list[reporting.Run] = []  # a wrong one is told at once
     processes.by_first(lambda: others.extend(map(reporting.read_run, runs)))
@@ -145,8 +155,9 @@ def _landscape(arguments: argparse.Namespace, stop: Stop) -> int:
     check_measures(run)
     for subject in command.subjects(run):
         with Bars(command.console) as bars:
-            tasks = [landscape_task(subject, kind, name) for kind in kinds for name in names]
-            command.carry_out(tasks, bars)
+            for network in (subject, *_rescaled(command, subject)):
+                tasks = [landscape_task(network, kind, name) for kind in kinds for name in names]
+                command.carry_out(tasks, bars)
     if not processes.is_first():
         return 0
     mine = reporting.read_run(command.workdir)

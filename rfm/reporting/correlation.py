@@ -1,12 +1,13 @@
 """Pearson's and Spearman's coefficients over runs, with bootstrap intervals over methods.
 
-Seeds of a method are not independent of each other, so a resample draws methods with
-replacement and takes all seeds of each that is drawn (a cluster bootstrap). A resample is
-so many copies of each run, and both coefficients are those of weighted runs; all resamples
-are computed at once.
+Each method counts once, however many seeds it has: its runs share one weight. Seeds of a method
+are not independent of each other, so a resample draws methods with replacement and takes all
+seeds of each that is drawn (a cluster bootstrap). A resample is so many copies of each run, and
+both coefficients are those of weighted runs; all resamples are computed at once.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Float
 RESAMPLES = 5_000
 LEVEL = 0.95
 _SEED = 0  # the same records give the same intervals
-_FEWEST = 4  # methods from which there is an interval
+_FEWEST = 8  # methods from which there is an interval; of fewer it covers too rarely
 
 Interval = tuple[float, float]
 
@@ -30,7 +31,7 @@ class Correlation:
       runs: of how many.
       methods: of how many different methods these are.
       pearson_interval, spearman_interval: 2.5th and 97.5th percentile of resamples over
-        methods; None of fewer than four.
+        methods; None of fewer than eight.
     """
 
     pearson: float
@@ -40,10 +41,17 @@ class Correlation:
     pearson_interval: Interval | None = None
     spearman_interval: Interval | None = None
 
+    @property
+    def count(self) -> str:
+        """Of how much it is, "n = 21", or "21 runs of 7 methods"."""
+        if self.runs == self.methods:
+            return f"n = {self.runs}"
+        return f"{self.runs} runs of {self.methods} method{'' if self.methods == 1 else 's'}"
+
     def __str__(self) -> str:
         return (
             f"Pearson {in_words(self.pearson, self.pearson_interval)}\n"
-            f"Spearman {in_words(self.spearman, self.spearman_interval)}, n = {self.runs}"
+            f"Spearman {in_words(self.spearman, self.spearman_interval)}, {self.count}"
         )
 
 
@@ -69,8 +77,8 @@ def correlation(
         return None
     names = list(range(len(x)) if methods is None else methods)
     values = np.asarray(x, float), np.asarray(y, float)
-    once = np.ones((1, len(x)))
-    pearson, spearman = (float(of(*values, once)[0]) for of in (_pearson, _spearman))
+    weights = _weights(names)
+    pearson, spearman = (float(of(*values, weights[None])[0]) for of in (_pearson, _spearman))
     if not np.isfinite([pearson, spearman]).all():
         return None
     intervals = _intervals(*values, names)
@@ -80,10 +88,10 @@ def correlation(
 def difference(
     x: Sequence[float], other: Sequence[float], y: Sequence[float], methods: Sequence[Hashable]
 ) -> tuple[float, Interval] | None:
-    """By how much Pearson's r of `x` and `y` is above that of `other` and `y`, and its interval.
+    """By how much |r| of `x` and `y` is above that of `other` and `y`, and its interval.
 
-    Both coefficients are of the same runs in each resample. None of fewer than four methods, or
-    if one of the three is constant.
+    Both coefficients (Pearson's) are of the same runs in each resample. None of fewer than eight
+    methods, or if one of the three is constant.
 
     Args:
       x: a measure of each run.
@@ -96,9 +104,10 @@ def difference(
     arrays = [np.asarray(values, float) for values in (x, other, y)]
 
     def above(copies: np.ndarray) -> np.ndarray:
-        return _pearson(arrays[0], arrays[2], copies) - _pearson(arrays[1], arrays[2], copies)
+        ours, theirs = (_pearson(of, arrays[2], copies) for of in arrays[:2])
+        return np.abs(ours) - np.abs(theirs)
 
-    value = float(above(np.ones((1, len(y))))[0])
+    value = float(above(_weights(methods)[None])[0])
     interval = _percentiles(above(copies))
     return None if interval is None or not np.isfinite(value) else (value, interval)
 
@@ -112,14 +121,20 @@ def _intervals(
     return first, second
 
 
+def _weights(names: Sequence[Hashable]) -> Float[np.ndarray, " n"]:
+    """Of each run, the same for all methods together."""
+    counts = Counter(names)
+    return np.array([1 / counts[name] for name in names])
+
+
 def _copies(names: Sequence[Hashable]) -> Float[np.ndarray, "b n"] | None:
-    """How often each run is in each resample of methods; None of too few."""
+    """The weight of each run in each resample of methods; None of too few."""
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     count = len(places)
     if count < _FEWEST:
         return None
     drawn = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    return drawn[:, [places[name] for name in names]].astype(float)
+    return drawn[:, [places[name] for name in names]] * _weights(names)
 
 
 def _percentiles(resampled: Float[np.ndarray, " b"]) -> Interval | None:
@@ -140,7 +155,8 @@ def _pearson(
     xx, yy, xy = ((copies * product).sum(1) for product in (x * x, y * y, x * y))
     scale = np.sqrt(xx * yy)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(scale > 1e-12 * scale.max(initial=1e-300), xy / scale, np.nan)
+        found = np.where(scale > 1e-12 * scale.max(initial=1e-300), xy / scale, np.nan)
+    return np.clip(found, -1, 1)
 
 
 def _spearman(

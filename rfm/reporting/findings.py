@@ -1,14 +1,13 @@
 """The paper's findings, asked of the runs of a sweep.
 
-Each of them is a sentence of the paper, the number that it rests on there, the same number of
-these runs, and whether it was found again. When that is so is fixed beforehand: a coefficient, a
-difference or a rise counts if chance is no explanation of its sign, that is, if its 95 % interval
-(over methods) or twice its standard deviation (over seeds) leaves out zero. An interval that has
-zero in it decides nothing.
+Each is a sentence of the paper, the number that it rests on there, that of these runs, and whether
+it was found again. When that is so is fixed here (`RULES`), and neither the claim nor the rule
+looks at the runs: an interval that has zero in it decides nothing, few runs decide nothing.
+Networks that were trained without an adversary, or elsewhere, are no part of the paper's methods
+and are not asked.
 """
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,28 +15,39 @@ import numpy as np
 from scipy import stats
 
 from rfm.reporting import sweep_families, variants
-from rfm.reporting.correlation import correlation, difference, in_words
-from rfm.reporting.metrics import Metrics
+from rfm.reporting.correlation import Interval, correlation, difference, in_words
 from rfm.reporting.paper_rows import Published
-from rfm.reporting.scatter import snapshots
-from rfm.reporting.sweep_groups import pairs
-from rfm.reporting.sweep_points import AVERAGE, WORST, Measured, Points, points, records_of
+from rfm.reporting.records import ELSEWHERE, Record, Value
+from rfm.reporting.sweep_groups import alike, at_both, pairs
+from rfm.reporting.sweep_points import (
+    AVERAGE,
+    AVERAGE_LOSS,
+    LAMBDA_MAX,
+    RLOSS,
+    TRAIN_RLOSS,
+    WORST,
+    Measured,
+    Points,
+    points,
+    records_of,
+)
 from rfm.reporting.sweep_rows import Row
-from rfm.reporting.sweep_snapshots import Course
-from rfm.reporting.tables import markdown_escape
+from rfm.reporting.tables import OPEN, markdown_escape
 
-AVERAGE_LOSS = Measured("Average-case flatness of Loss", "flatness-average-loss-test")
-LAMBDA_MAX = Measured("λmax of Loss", "curvature-loss-test", "lambda_max")
-TRAIN_RLOSS = Measured("RLoss, train", "evaluation-train", "rloss")
-_PAPERS = {
-    AVERAGE: "average_rloss",
-    WORST: "worst_rloss",
-    AVERAGE_LOSS: "average_loss",
-    TRAIN_RLOSS: "rloss_pgd_train",
-}
-_SAME = 1.25  # a factor that the randomness of a measure may have
 COLUMNS = ("finding", "paper", "here", "found again")
-"""Of a table of findings."""
+RULES = (
+    "In brackets: 95 % intervals by a bootstrap over methods, each counting once; none of fewer"
+    " than eight.",
+    "Found again, or not: the interval has one sign. Of overfitting, Student's interval over at"
+    " least three seeds; of counts, a two-sided binomial test at 5 %; of rescaling, flatness of"
+    " RLoss stays within two standard errors and λmax does not. Else nothing is decided.",
+)
+"""What stands under them."""
+
+_PRINTED = {AVERAGE: "0.85", AVERAGE_LOSS: "0.27"}
+"""Pearson's r of RLoss, by Section D."""
+_IN_TABLES = {WORST: "worst_rloss", TRAIN_RLOSS: "rloss_pgd_train"}
+"""Columns of the paper's tables that such a coefficient can be computed from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,80 +67,84 @@ class Finding:
     held: bool | None
 
     @property
-    def verdict(self) -> str:
-        """In a word."""
-        return {True: "yes", False: "no", None: "not decided"}[self.held]
-
-    @property
     def cells(self) -> tuple[str, ...]:
         """Of a table's line."""
-        return self.claim, self.paper, self.here, self.verdict
+        verdict = {True: "yes", False: "no", None: "not decided"}[self.held]
+        return self.claim, self.paper or OPEN, self.here, verdict
 
 
-def findings(
-    rows: Sequence[Row], courses: Sequence[Course] = (), paper: Iterable[Published] = ()
-) -> tuple[Finding, ...]:
+def findings(rows: Iterable[Row], paper: Iterable[Published] = ()) -> tuple[Finding, ...]:
     """Those that there are records for.
 
     Args:
-      rows: the methods.
-      courses: snapshots of a run of each method.
-      paper: its rows, for its coefficients.
+      rows: of the sweep.
+      paper: its rows, for coefficients that it does not print.
     """
+    asked = [row for row in rows if _is_asked(row)]
     published = [row for row in paper if row.method]
-    of = {measure: points(rows, measure) for measure in (*_PAPERS, LAMBDA_MAX)}
+    measures = (AVERAGE, WORST, AVERAGE_LOSS, LAMBDA_MAX, TRAIN_RLOSS)
+    of = {measure: points(asked, measure) for measure in measures}
     found = (
-        _overfitting(rows),
-        _correlated(of, AVERAGE, 1, "Less robust networks are sharper on average", published),
-        _correlated(of, WORST, 1, "They are sharper in the worst case", published),
-        _tells_more(of, AVERAGE_LOSS, "Flatness of Loss tells far less of RLoss", published),
-        _tells_more(of, LAMBDA_MAX, "The Hessian tells less of RLoss", published),
+        _overfitting(asked),
+        _correlated(of, AVERAGE, 1, "RLoss is higher in sharper minima", published),
+        _correlated(of, WORST, 1, "RLoss is higher in sharper minima", published),
+        _tells_less(of, AVERAGE_LOSS),
+        _tells_less(of, LAMBDA_MAX),
         _correlated(of, TRAIN_RLOSS, -1, "What fits training examples less is more robust",
                     published),
-        *(_early_stopping(rows, measure) for measure in (AVERAGE, WORST)),
-        _through_training(courses),
-        _rescaling(rows),
+        *(_early_stopping(asked, measure) for measure in (AVERAGE, WORST)),
+        _sharpens(asked),
+        _rescaling(asked),
     )  # fmt: skip
     return tuple(finding for finding in found if finding is not None)
 
 
 def to_markdown(found: Sequence[Finding]) -> str | None:
-    """A pipe table; None without any."""
+    """A pipe table and its rules; None without any."""
     if not found:
         return None
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(f.cells for f in found)]
-    return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
+    lines = [COLUMNS, *(finding.cells for finding in found)]
+    rows = ["| " + " | ".join(map(markdown_escape, line)) + " |" for line in lines]
+    rows.insert(1, "| --- " * len(COLUMNS) + "|")
+    return "\n".join([*rows, "", *(f"- {markdown_escape(rule)}" for rule in RULES)]) + "\n"
 
 
-def _cell(text: str) -> str:
-    return text if text == "---" else markdown_escape(text)
+def _is_asked(row: Row) -> bool:
+    records = (record for member in row.members for record in member.records)
+    if any(record.checkpoint in ELSEWHERE for record in records):
+        return False
+    adversaries = (member.run.config.get("adversary") for member in row.members)
+    return not any(isinstance(of, Mapping) and of.get("name") == "none" for of in adversaries)
 
 
-def rise(metrics: Metrics) -> tuple[float, float] | None:
-    """Held-out RLoss of the best snapshot and of the last one; None without two."""
-    values = [line.rloss for line in metrics.validation if line.rloss is not None]
-    return (min(values), values[-1]) if len(values) > 1 else None
+def _sign(interval: Interval, sign: int = 1) -> bool | None:
+    """Is what lies in it of this sign? None if both signs do."""
+    low, high = sorted(sign * end for end in interval)
+    return True if low > 0 else False if high < 0 else None
 
 
 def _overfitting(rows: Sequence[Row]) -> Finding | None:
-    row = sweep_families.baseline(rows)
-    ends = [] if row is None else [e for m in row.members if (e := rise(m.run.metrics))]
+    """Of the snapshot that held-out examples pick: the lowest RLoss of many is so by chance."""
+    baselines = [row for row in rows if row.name == sweep_families.BASELINE]
+    if len(baselines) != 1:
+        return None
+    members = baselines[0].members
+    ends = [of for member in members if (of := at_both(member, RLOSS)) and of[1] > 0]
     if not ends:
         return None
-    rises = [100 * (last / lowest - 1) for lowest, last in ends]
-    lowest, last, mean = (statistics.fmean(values) for values in (*zip(*ends, strict=True), rises))
-    text, held = f"held-out RLoss {lowest:.2f} to {last:.2f}, {mean:+.0f} %", None
+    rises = [100 * (end / stopped - 1) for end, stopped in ends]
+    end, stopped, mean = (statistics.fmean(of) for of in (*zip(*ends, strict=True), rises))
+    text, held = f"{stopped:.2f} (early stopping) to {end:.2f}, {mean:+.0f} %", None
     if len(rises) > 1:
         spread = statistics.stdev(rises)
-        text += f" (standard deviation over {len(rises)} seeds {spread:.0f})"
-        held = _sign(mean - 2 * spread, mean + 2 * spread)
-    claim = "Robust overfitting: RLoss of the baseline rises again after its minimum"
+        text += f"; standard deviation over {len(rises)} seeds {spread:.0f}"
+        if len(rises) > 2:
+            reach = float(stats.t.ppf(0.975, len(rises) - 1)) * spread / len(rises) ** 0.5
+            held = False if mean <= 0 else _sign((mean - reach, mean + reach))
+    if left := len(members) - len(ends):
+        text += f"; {left} not measured at both ends left out"
+    claim = "Robust overfitting: test RLoss of the baseline rises after early stopping"
     return Finding(claim, "1.53 (early stopping) to 3.91, +156 %", text, held)
-
-
-def _sign(low: float, high: float) -> bool | None:
-    """Is what lies between them positive? None if both signs do."""
-    return True if low > 0 else False if high < 0 else None
 
 
 def _correlated(
@@ -144,21 +158,24 @@ def _correlated(
     if found is None:
         return None
     interval = found.pearson_interval
-    held = None
-    if interval is not None:
-        held = _sign(*sorted(sign * end for end in interval))
-    theirs = _papers(paper, measure)
     return Finding(
-        f"{claim} (RLoss against {_lower(measure.title)}, Pearson)",
-        "" if theirs is None else in_words(theirs, None),
-        f"{in_words(found.pearson, interval)}; {found.methods} methods, {found.runs} runs",
-        held,
+        f"{claim} (RLoss against {_lower(measure)}, Pearson)",
+        _PRINTED.get(measure) or _papers(paper, measure),
+        f"{in_words(found.pearson, interval)}, {found.count}",
+        None if interval is None else _sign(interval, sign),
     )
 
 
-def _tells_more(
-    of: Mapping[Measured, Points], other: Measured, claim: str, paper: Sequence[Published]
-) -> Finding | None:
+def _papers(paper: Sequence[Published], measure: Measured) -> str:
+    """Pearson's r of the paper's tables."""
+    columns = _IN_TABLES[measure], "rloss_pgd_test"
+    there = [[row.values.get(column) for column in columns] for row in paper]
+    pairs_there = [(x, y) for x, y in there if x is not None and y is not None]
+    found = correlation(*zip(*pairs_there, strict=True)) if pairs_there else None
+    return "" if found is None else f"{in_words(found.pearson, None)} (from Tables D and E)"
+
+
+def _tells_less(of: Mapping[Measured, Points], other: Measured) -> Finding | None:
     """Average-case flatness of RLoss against another measure, on the runs that have both."""
     ours = {member.path: x for member, x in zip(of[AVERAGE].members, of[AVERAGE].x, strict=True)}
     theirs = of[other]
@@ -175,104 +192,108 @@ def _tells_more(
     if found is None or None in coefficients:
         return None
     values = " and ".join(in_words(of.pearson, None) for of in coefficients if of is not None)
-    papers = [_papers(paper, measure) for measure in (AVERAGE, other)]
     return Finding(
-        f"{claim} (Pearson of average-case flatness of RLoss, then of {_lower(other.title)})",
-        " and ".join(in_words(value, None) for value in papers if value is not None)
-        if None not in papers
+        f"{other.title} tells less of RLoss than {_lower(AVERAGE)} (Pearson of the latter, then of"
+        " the former)",
+        " and ".join(_PRINTED[measure] for measure in (AVERAGE, other))
+        if other in _PRINTED
         else "",
-        f"{values}; difference {in_words(*found)}",
-        _sign(*found[1]),
+        f"{values}; difference of their sizes {in_words(*found)}",
+        _sign(found[1]),
     )
 
 
-def _papers(paper: Sequence[Published], measure: Measured) -> float | None:
-    """Pearson's r of the paper's Tables D and E."""
-    column = _PAPERS.get(measure)
-    there = [
-        (x, y)
-        for row in paper
-        if column and (x := row.values.get(column)) is not None
-        and (y := row.values.get("rloss_pgd_test")) is not None
-    ]  # fmt: skip
-    found = correlation(*zip(*there, strict=True)) if len(there) > 2 else None
-    return None if found is None else found.pearson
+def _lower(measure: Measured) -> str:
+    return measure.title[0].lower() + measure.title[1:] if measure.title[1].islower() else (
+        measure.title
+    )  # fmt: skip
 
 
-def _lower(title: str) -> str:
-    return title[0].lower() + title[1:] if title[1:2].islower() else title
+def _changes(rows: Sequence[Row], measure: Measured) -> dict[str, np.ndarray]:
+    """Of each method, flatness and RLoss at the end minus where early stopping stops, a mean."""
+    found: dict[int, list[np.ndarray]] = {}
+    for pair in pairs(rows, measure):
+        found.setdefault(pair.number, []).append(np.subtract(pair.final, pair.best))
+    return {str(number): np.mean(of, axis=0) for number, of in found.items()}
 
 
 def _early_stopping(rows: Sequence[Row], measure: Measured) -> Finding | None:
-    """Of each method the mean over its runs that early stopping stops before the end."""
-    of_rows: dict[int, list[np.ndarray]] = {}
-    for pair in pairs(rows, measure):
-        of_rows.setdefault(pair.number, []).append(np.subtract(pair.final, pair.best))
-    if not of_rows:
+    changes = _changes(rows, measure)
+    if not changes:
         return None
-    gains = np.array([np.mean(of_row, axis=0) > 0 for of_row in of_rows.values()])
+    gains = np.array([change > 0 for change in changes.values()])
     (flatter, better), both = gains.sum(axis=0), int(gains.all(axis=1).sum())
-    shares = [_majority(int(count), len(gains)) for count in (flatter, better)]
-    held = False if False in shares else None if None in shares else True
+    test = stats.binomtest(both, len(gains))
     return Finding(
-        f"Early stopping improves RLoss and {_lower(measure.title)}",
+        f"Early stopping improves both RLoss and {_lower(measure)}",
         "all methods that it helps" if measure is AVERAGE else "",
-        f"of {len(gains)} methods {better} have lower RLoss, {flatter} are flatter, {both} both",
-        held,
+        f"of {len(gains)} methods (of {len(rows)}) that stop before the end and are measured at"
+        f" both, {better} have lower RLoss, {flatter} are flatter, {both} both",
+        None if test.pvalue >= 0.05 else 2 * both > len(gains),
     )
 
 
-def _majority(count: int, total: int) -> bool | None:
-    """Is it more than half, beyond chance (Wilson's 95 % interval)?"""
-    interval = stats.binomtest(count, total).proportion_ci(method="wilson")
-    return _sign(interval.low - 0.5, interval.high - 0.5)
-
-
-def _through_training(courses: Sequence[Course]) -> Finding | None:
-    """Spearman of RLoss and average-case flatness, from the snapshot of lowest RLoss on."""
-    found = []
-    for course in courses:
-        seen = snapshots(course.records, "average")
-        losses = [loss for _, _, loss in seen]
-        after = seen[losses.index(min(losses)) :] if seen else []
-        of = correlation([flat for _, flat, _ in after], [loss for _, _, loss in after])
-        if of is not None:
-            found.append((course.row.name, of.spearman))
-    if not found:
+def _sharpens(rows: Sequence[Row]) -> Finding | None:
+    changes = _changes(rows, AVERAGE)
+    flatness, losses = zip(*changes.values(), strict=True) if changes else ((), ())
+    found = correlation(flatness, losses)
+    if found is None:
         return None
+    interval = found.pearson_interval
     return Finding(
-        "Once RLoss rises in training, flatness worsens with it (Spearman over the snapshots"
-        " from the lowest RLoss on)",
+        "What overfits more gets sharper (changes of RLoss and of average-case flatness from early"
+        " stopping to the end, Pearson)",
         "Figs. C and I",
-        ", ".join(f"{name} {in_words(value, None)}" for name, value in found),
-        _majority(sum(value > 0 for _, value in found), len(found)),
+        f"{in_words(found.pearson, interval)}, {found.count}",
+        None if interval is None else _sign(interval),
     )
 
 
 def _rescaling(rows: Sequence[Row]) -> Finding | None:
-    """By what factors flatness and lambda_max differ from those of the unscaled network."""
-    changes: dict[str, list[float]] = {"flatness": [], "lambda_max": []}
+    """RLoss's flatness and lambda_max of rescaled networks against the network as it is."""
+    keys = {AVERAGE.record: "flatness", WORST.record: "flatness", LAMBDA_MAX.record: "lambda_max"}
+    changes: dict[str, list[tuple[float, bool | None]]] = {"flatness": [], "lambda_max": []}
     factors: set[float] = set()
     for member in (member for row in rows for member in row.members):
         records = records_of(member)
         scaled = variants.by_scale(records)
         plain = {record.name: record for record in records if not record.variant}
-        plain |= scaled.pop(1.0, {})
         for factor, group in scaled.items():
-            for name in group.keys() & plain.keys():
-                for key, of_key in changes.items():
-                    ends = group[name].value(key).value, plain[name].value(key).value
-                    if ends[0] and ends[1]:
-                        of_key.append(math.exp(abs(math.log(abs(ends[0] / ends[1])))))
-                        factors.add(factor)
+            for name in [name for name in keys if factor != 1 and name in group and name in plain]:
+                if (change := _change(group[name], plain[name], keys[name])) is not None:
+                    changes[keys[name]].append(change)
+                    factors.add(factor)
     flat, curved = changes.values()
     if not flat or not curved:
         return None
+    differs = [of for _, of in (*flat, *curved)]
+    held = None
+    if None not in differs:
+        held = not any(of for _, of in flat) and all(of for _, of in curved)
+    low, high = (end(factor for factor, _ in curved) for end in (min, max))
     return Finding(
         "Rescaled weights of the same function leave flatness as it is, and not the Hessian"
         f" (factors {', '.join(f'{factor:g}' for factor in sorted(factors))})",
         "flatness changes by a factor of up to 1.12, λmax by 3.9 to 4.0",
-        f"flatness changes by a factor of up to {max(flat):.3g}, λmax by {min(curved):.3g} to"
-        f" {max(curved):.3g}",
-        max(flat) < _SAME < min(curved),
+        f"flatness changes by a factor of up to {max(factor for factor, _ in flat):.3g}, λmax by"
+        f" {low:.3g} to {high:.3g}",
+        held,
     )
+
+
+def _change(scaled: Record, plain: Record, key: str) -> tuple[float, bool | None] | None:
+    """The factor between two values, above 1, and whether it is beyond two standard errors."""
+    first, second = scaled.value(key), plain.value(key)
+    if not alike(scaled, plain) or not first.value or not second.value:
+        return None
+    ratio = abs(first.value / second.value)
+    return max(ratio, 1 / ratio), _differ(first, second)
+
+
+def _differ(first: Value, second: Value) -> bool | None:
+    if first.value is None or second.value is None:
+        return None
+    if first.standard_error is None or second.standard_error is None:
+        return None
+    reach = 2 * float(np.hypot(first.standard_error, second.standard_error))
+    return abs(first.value - second.value) > reach

@@ -31,6 +31,17 @@ def task(row: Row) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found))
 
 
+def is_of_the_papers_size(row: Row) -> bool:
+    """Are network and training data the paper's, as far as the runs say?"""
+    choices = (
+        choice
+        for member in row.members
+        for choice in paper_protocol.of_training(member.run.config, row.name)
+    )
+    size = {"data", "training examples", "network"}
+    return all(not of.ours or of.ours == of.papers for of in choices if of.title in size)
+
+
 def notes(table: PaperTable, left_out: Sequence[Row] = ()) -> tuple[str, ...]:
     """The lines under a table; of `left_out` it is said that they are not in it."""
     lines = [*_reading(table), *_open(table)]
@@ -67,8 +78,9 @@ def _reading(table: PaperTable) -> Iterator[str]:
         )
     elif table.layout.grouped:
         yield (
-            f"Not grouped: the limits of Section H are of RErr (AA) on {DATA}, {BALL}; its rule"
-            f" needs an AT baseline and {FEWEST} rows that are no worse, attacked alike."
+            f"Not grouped: the limits of Section H are of RErr (AA) on {DATA}, {BALL}, of the"
+            f" paper’s network trained on all images; its rule needs an AT baseline and {FEWEST}"
+            " rows that are no worse, attacked alike."
         )
 
 

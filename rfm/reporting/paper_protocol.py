@@ -142,11 +142,29 @@ def _epsilon(value: object) -> str:
     return epsilon_text(value) if isinstance(value, int | float) else str(value)
 
 
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _flips(value: object) -> str:
+    return "yes" if value else "no"
+
+
 _Text = Callable[[object], str]
+_RATES = ("learning-rate", "const-learning-rate", "cyclic", "adam", "entropy-sgd")
 _TRAINING: tuple[tuple[str, str, str, _Text, str, tuple[str, ...]], ...] = (
+    ("data", "flip", "flips", _flips, "yes", ()),
+    ("data", "crop", "crops (pixels per side)", _number, "4", ()),
+    ("model", "activation", "activation", str, "relu", ("silu", "mish", "gelu")),
+    ("optimiser", "name", "optimiser", str, "sgd", ("adam", "entropy-sgd")),
+    ("optimiser", "learning_rate", "learning rate", _number, "0.05", _RATES),
+    ("optimiser", "milestones", "learning rate falls at epochs", _listed, "60, 90, 120",
+     ("const-learning-rate", "late-multi-step", "cyclic")),
+    ("optimiser", "weight_decay", "weight decay", _number, "0.0005",
+     ("weight-decay", "no-weight-decay")),
     ("train", "batch_size", "batch size in training", _number, "128", ("batch-size",)),
     ("adversary", "epsilon", "ε in training", _epsilon, "8/255", ("epsilon",)),
     ("adversary", "steps", "steps of PGD in training", _number, "7", ("pgd",)),
     ("adversary", "step_size", "step size of PGD in training", _number, "0.007", ()),
-)
+)  # fmt: skip
 """Section, field, title, text, the paper's, and which methods are about it."""

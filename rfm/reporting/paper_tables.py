@@ -117,14 +117,16 @@ def _means(layout: Layout, row: Row) -> dict[str, Mean]:
 def _limits(lines: Sequence[Line], by: Column) -> tuple[float, ...]:
     """Of the groups: the paper's, or by its rule; () where neither makes sense.
 
-    The paper's are of RErr (AA) on CIFAR-10 at epsilon 8/255. Its rule: what is worse than the AT
+    The paper's are of RErr (AA) on CIFAR-10 at epsilon 8/255, of its network trained on all
+    images. Its rule: what is worse than the AT
     baseline is a group, the others are parted at about 30 and 70 percent of them.
     """
     measured = [line for line in lines if line.row is not None and by.key in line.means]
     tasks = {paper_notes.task(line.row) for line in measured if line.row is not None}
     if len(tasks) != 1:
         return ()  # other data or another ball: nothing to be better or worse than
-    if by.measure == "RErr (AA)" and tasks == {paper_notes.TASK}:
+    as_there = all(paper_notes.is_of_the_papers_size(of.row) for of in measured if of.row)
+    if by.measure == "RErr (AA)" and tasks == {paper_notes.TASK} and as_there:
         return LIMITS
     baseline = [line.means[by.key].value for line in measured if line.name == "at"]
     within = [line.means[by.key].value for line in measured]

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from rfm.flatness import SpectralDensity
 from rfm.reporting import style
@@ -32,6 +33,7 @@ def spectral_density(records: Iterable[Record]) -> Figure | None:
             label="RLoss" if robust else "Loss",
         )
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_ylim(1e-6 * peak, 3 * peak)
     axes.set_xlabel("eigenvalue")
     axes.set_ylabel("density")

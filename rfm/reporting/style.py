@@ -46,6 +46,7 @@ RC: Mapping[Any, Any] = MappingProxyType(
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same anywhere
         "font.size": 9.5,
+        "text.parse_math": False,  # names of runs are no formulas
         "text.color": COLOURS["ink"][0],
         "axes.titlesize": 10.5,
         "axes.titleweight": "bold",

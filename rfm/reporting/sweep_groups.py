@@ -22,7 +22,7 @@ from rfm.reporting.sweep_look import (
     room,
     scale,
 )
-from rfm.reporting.sweep_points import AVERAGE, RLOSS, WORST, Measured, Points, records_of
+from rfm.reporting.sweep_points import AVERAGE, RLOSS, WORST, Measured, Points
 from rfm.reporting.sweep_rows import Row
 
 Means = Mapping[int, tuple[float, float]]
@@ -124,31 +124,22 @@ def pairs(rows: Sequence[Row], measure: Measured) -> tuple[Pair, ...]:
 def _ends(
     member: Member, measure: Measured
 ) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    final = records_of(member)
-    plain = (r for r in member.run.records if not r.snapshot and not r.variant)
-    stopped = [r for r in plain if r.checkpoint == "best"]
-    if not final or not stopped:
+    final, best = member.final, member.early_stopped
+    if not final or not best or best[0].step == final[0].step:  # the last snapshot is the best one
         return None
-    best = [r for r in stopped if r.step == max(r.step for r in stopped)]
-    if best[0].step == final[0].step:  # the last snapshot is the best one
+    x, y = at_both(member, measure), at_both(member, RLOSS)
+    return None if x is None or y is None else ((x[0], y[0]), (x[1], y[1]))
+
+
+def at_both(member: Member, measure: Measured) -> tuple[float, float] | None:
+    """A measure at the end and where early stopping stops; None if not measured alike at both."""
+    final, best = measure.of(member.final), measure.of(member.early_stopped)
+    if final is None or best is None or not alike(final[0], best[0]):
         return None
-    return _both(member, final, best, measure)
+    return final[1], best[1]
 
 
-def _both(
-    member: Member, final: Sequence[Record], best: Sequence[Record], measure: Measured
-) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    places: list[list[float]] = [[], []]
-    for measured in (measure, RLOSS):
-        ends = [measured.of(final), measured.of(best)]
-        if ends[0] is None or ends[1] is None or not _alike(ends[0][0], ends[1][0]):
-            return None
-        for place, (_, value) in zip(places, filter(None, ends), strict=True):
-            place.append(value)
-    return (places[0][0], places[0][1]), (places[1][0], places[1][1])
-
-
-def _alike(first: Record, second: Record) -> bool:
+def alike(first: Record, second: Record) -> bool:
     """Are two records of the same protocol, whatever their checkpoints?"""
     settings = [{"record": _protocol(record)} for record in (first, second)]
     return sweep_settings.agree(*settings)

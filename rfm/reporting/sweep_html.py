@@ -149,6 +149,7 @@ def render(
         summary=_summary(members, table.rows),
         findings=answers,
         findings_columns=findings.COLUMNS,
+        findings_rules=findings.RULES,
         warnings=warnings(table.rows),
         tables={title: Markup(text) for title, text in table.to_html().items()},
         caption=table.caption,
@@ -234,7 +235,7 @@ def write_sweep_report(
     published = tuple(paper)
     beside = paper_tables(table.rows, published)
     contents |= paper_files.files(beside)
-    answers = findings.findings(table.rows, courses, published)
+    answers = findings.findings(table.rows, published)
     contents["report/findings.md"] = findings.to_markdown(answers)
     contents["report.html"] = render(
         folder.resolve().name, members, table, svgs, found, courses, beside, answers

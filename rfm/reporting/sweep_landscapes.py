@@ -5,6 +5,7 @@ grey in all of them. Of each method it is the first run that has one. Landscapes
 (Fig. B) are apart from those by layer.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from rfm.reporting import style, sweep_families
 from rfm.reporting.protocol import setting
 from rfm.reporting.records import LandscapeData, Record
 from rfm.reporting.sweep_look import HUES, small_multiples
+from rfm.reporting.sweep_points import records_of
 from rfm.reporting.sweep_rows import Row
 
 KINDS = ("random", "adversarial", "hessian")
@@ -29,15 +31,25 @@ def curve(data: LandscapeData, kind: str) -> np.ndarray:
 
 
 def found(rows: Sequence[Row], kind: str, per: str) -> dict[int, LandscapeData]:
-    """RLoss along a kind of direction, by the number of each method that has it."""
+    """RLoss along a kind of direction, by the number of each method that has it.
+
+    Of the checkpoint that the table is of, and of those made alike: the largest set of methods
+    whose lengths, examples and attack agree.
+    """
     names = (f"landscape-{kind}-rloss-test", f"landscape-{kind}-rloss-test-filter")
-    there: dict[int, LandscapeData] = {}
+    made: dict[str, dict[int, LandscapeData]] = {}
     for row in rows:
         for member in row.members:
-            for record in member.run.records:
+            for record in records_of(member):
                 if record.name in names and _per(record) == per and record.landscape is not None:
-                    there.setdefault(row.number, record.landscape)
-    return there
+                    alike = made.setdefault(_settings(record), {})
+                    alike.setdefault(row.number, record.landscape)
+    return max(made.values(), key=len, default={})
+
+
+def _settings(record: Record) -> str:
+    """What landscapes must share to be drawn beside each other."""
+    return json.dumps([record.protocol.get(key) for key in ("ball", "examples", "attack")])
 
 
 def _per(record: Record) -> str:
@@ -86,16 +98,18 @@ def _draw(axes: Axes, data: LandscapeData, kind: str, colour: str, label: str) -
 
 
 def scaled(row: Row) -> dict[str, dict[str, LandscapeData]]:
-    """Landscapes of a method and its rescaled networks, by kind of direction and factor."""
-    there: dict[str, dict[str, LandscapeData]] = {}
+    """Landscapes of a run of a method and its rescaled networks, by kind and factor."""
+    found: dict[str, dict[str, LandscapeData]] = {}
     for member in row.members:
-        for record in member.run.records:
+        there: dict[str, dict[str, LandscapeData]] = {}
+        for record in records_of(member):
             name, _, loss = record.name.partition("-rloss-test")
             kind = name.removeprefix("landscape-")
             factor = record.variant.removeprefix("scaled-") if record.variant else "1"
             if record.landscape is not None and kind in KINDS and loss in ("", f"-scaled-{factor}"):
                 there.setdefault(kind, {}).setdefault(factor, record.landscape)
-    return {kind: by for kind, by in there.items() if len(by) > 1}
+        found = {kind: by for kind, by in there.items() if len(by) > 1} | found
+    return found
 
 
 @style.styled()

@@ -60,17 +60,20 @@ def at_some_radius(record: Record, name: str) -> bool:
 RLOSS = Measured("RLoss, test", "evaluation-test", "rloss")
 AVERAGE = Measured("Average-case flatness of RLoss", "flatness-average-rloss-test")
 WORST = Measured("Worst-case flatness of RLoss", "flatness-worst-rloss-test")
+AVERAGE_LOSS = Measured("Average-case flatness of Loss", "flatness-average-loss-test")
+LAMBDA_MAX = Measured("λmax of Loss", "curvature-loss-test", "lambda_max")
+TRAIN_RLOSS = Measured("RLoss, train", "evaluation-train", "rloss")
 MEASURES = (
     AVERAGE,
     WORST,
     Measured("Std of average-case flatness of RLoss", AVERAGE.record, "std"),
     Measured("Average-case flatness of train RLoss", "flatness-average-rloss-train"),
     Measured("Worst-case flatness of Loss", "flatness-worst-loss-test"),
-    Measured("Average-case flatness of Loss", "flatness-average-loss-test"),
+    AVERAGE_LOSS,
     Measured("Worst-case flatness of train RLoss", "flatness-worst-rloss-train"),
     Measured("Average-case flatness of train Loss", "flatness-average-loss-train"),
     Measured("Worst-case flatness of train Loss", "flatness-worst-loss-train"),
-    Measured("λmax of Loss", "curvature-loss-test", "lambda_max"),
+    LAMBDA_MAX,
     Measured("λmax of RLoss", "curvature-rloss-test", "lambda_max"),
     Measured("|λmin|/|λmax| of Loss", "curvature-loss-test", "convexity"),
 )

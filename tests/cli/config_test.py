@@ -148,7 +148,16 @@ FLAGS = {
     "attack": ["--config", "--workdir", *MEASURE, "--attack", "--split", "--saved", *JOB],
     "export": ["--config", "--workdir", "--checkpoint", "--out", "--format", *MODEL, "--help"],
     "curvature": ["--config", "--workdir", *MEASURE, "--rloss", "--density", *JOB],
-    "landscape": ["--config", "--workdir", *MEASURE, "--kinds", "--losses", "--beside", *JOB],
+    "landscape": [
+        "--config",
+        "--workdir",
+        *MEASURE,
+        "--kinds",
+        "--losses",
+        "--beside",
+        "--rescale",
+        *JOB,
+    ],
     "sweep": [
         *("--config", "--methods", "--seeds", "--workdir", "--executor", "--parallel", "--retries"),
         *("--gpus-per-run", "--cpus-per-run", "--hours", "--slurm-partition", "--slurm-account"),

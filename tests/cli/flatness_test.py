@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SMALL = (
@@ -141,10 +142,14 @@ def test_landscapes_are_drawn_also_beside_others(measured, quick_rfm, tmp_path):
     result = quick_rfm("landscape", "--workdir", other, *flags, *SMALL)
     assert (result.status, result.err) == (0, ""), result
     flags = ("--kinds", "random", "--losses", "rloss", "--config.flatness.per=filter")
+    flags += ("--rescale", "2")
     assert quick_rfm("landscape", "--workdir", measured, *flags, *SMALL).status == 0
     assert record(measured, "landscape-random-rloss-test") == found, "both stay (Figs. A and B)"
     by_filter = record(measured, "landscape-random-rloss-test-filter")
     assert by_filter["protocol"]["ball"]["per"] == "filter"
+    scaled = record(measured, "landscape-random-rloss-test-filter-scaled-2")  # Fig. F
+    curves = [np.array(of["landscape"]["losses"]) for of in (by_filter, scaled)]
+    np.testing.assert_allclose(*curves, atol=0.05)  # the same function, the same landscape
     report = quick_rfm("report", "--workdir", measured)
     assert report.status == 0, report
     page = (measured / "report.html").read_text()

@@ -52,15 +52,16 @@ def test_the_interval_is_that_of_scipys_bootstrap():
     np.testing.assert_allclose(found.pearson_interval, theirs, atol=0.02)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch):
+@pytest.mark.parametrize(("n", "least"), [(8, 0.85), (20, 0.88), (50, 0.88)])
+def test_intervals_cover_the_truth_about_as_often_as_they_say(monkeypatch, n, least):
     monkeypatch.setattr(module, "RESAMPLES", 400)
     rng, truth, trials = np.random.default_rng(2), 0.7, 200
     covered = 0
     for _ in range(trials):
-        x, noise = rng.normal(size=(2, 50))
+        x, noise = rng.normal(size=(2, n))
         low, high = correlation(x, truth * x + math.sqrt(1 - truth**2) * noise).pearson_interval
         covered += low <= truth <= high
-    assert 0.88 < covered / trials < 0.99
+    assert least < covered / trials < 0.99
 
 
 def test_seeds_of_a_method_are_drawn_together():
@@ -75,13 +76,22 @@ def test_seeds_of_a_method_are_drawn_together():
     assert np.diff(apart.pearson_interval) < 0.8 * np.diff(one.pearson_interval)
 
 
+def test_a_method_counts_once_however_many_seeds_it_has():
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(size=(2, 9))
+    one = correlation(x, y)
+    more = correlation([*x, *x[:4]], [*y, *y[:4]], [*range(9), *range(4)])
+    assert (more.pearson, more.spearman) == pytest.approx((one.pearson, one.spearman))
+    np.testing.assert_allclose(more.pearson_interval, one.pearson_interval)
+
+
 def test_too_few_or_constant_values_have_none():
     assert correlation([1, 2], [1, 2]) is None
     assert correlation([1, 1, 1], [1, 2, 3]) is None
     few = correlation([1, 2, 3, 4], [1, 2, 3, 5], ["at", "at", "trades", "trades"])
     assert few.spearman == pytest.approx(1)
     assert few.pearson_interval is None
-    assert str(few) == "Pearson 0.98\nSpearman 1.00, n = 4"
+    assert str(few) == "Pearson 0.98\nSpearman 1.00, 4 runs of 2 methods"
 
 
 def test_the_same_values_have_the_same_interval():

@@ -328,6 +328,13 @@ def test_on_other_tasks_groups_are_by_the_rule_of_section_h():
         **{"pgd-14": "poor", "at": "poor", "adam": "worse"},
     }
     assert any("the rule of Section H" in note for note in table.notes)
+    small = []
+    for name, error in errors.items():
+        config = cifar10.get_config(name)
+        config.model.width = 16
+        values = {"rerr_pgd_test": error, "rerr_aa_test": error}
+        small.append(member(name, values, config=config))
+    assert tables(*small)["D"].limits == pytest.approx((22, 38, 50)), "another network"
     mixed = tables(*members[:-1], member("adam", {"rerr_pgd_test": 60.0}))["D"]
     assert mixed.limits == ()
     few = tables(*members[:3])["D"]
@@ -377,20 +384,28 @@ def test_a_difference_of_measuring_is_named_with_the_papers(record, protocol, ti
 
 
 def test_differences_of_training_are_named_and_those_of_a_method_are_not():
-    own = ("epsilon-9", "batch-size-8", "pgd-14", "cyclic-x3", "trades-6", "awp-0.01+pgd-5")
+    own = ("epsilon-9", "batch-size-8", "pgd-14", "cyclic-x3", "trades-6", "awp-0.01+pgd-5",
+           "adam", "entropy-sgd-2", "learning-rate-0.1", "const-learning-rate-0.01", "mish",
+           "late-multi-step", "no-weight-decay", "weight-decay-0.05")  # fmt: skip
     for name in own:
         assert tables(member(name, {"rerr_pgd_test": 1.0}))["D"].differences == (), name
     config = cifar10.get_config("at")
     config.model.width = 16
     config.train.epochs = 10
     config.adversary.epsilon = 4 / 255
-    config.data.train_examples = 5000
+    config.data.update(train_examples=5000, flip=False, crop=0)
+    config.optimiser.update(milestones=(4, 8), learning_rate=0.1, weight_decay=0.01)
     found = tables(member("at", {"rerr_pgd_test": 1.0}, config=config))["D"].differences
     assert {(choice.title, choice.ours, choice.papers) for choice in found} == {
         ("network", "resnet18, width 16", "resnet18, width 64"),
         ("epochs", "10", "150"),
         ("ε in training", "4/255", "8/255"),
         ("training examples", "the first 5,000", "all"),
+        ("flips", "no", "yes"),
+        ("crops (pixels per side)", "0", "4"),
+        ("learning rate", "0.1", "0.05"),
+        ("learning rate falls at epochs", "4, 8", "60, 90, 120"),
+        ("weight decay", "0.01", "0.0005"),
     }
 
 

@@ -50,7 +50,13 @@ def landscape(files, kind, name, height=1.0, per="layer", **changes):
 
 
 def stopped(made, name, rloss, flat):
-    """Records of the best checkpoint."""
+    """Records of the best checkpoint, and metrics that say that it is."""
+    made.metrics(
+        *(
+            {"kind": "validation", "step": step, "epoch": step / 100, "rerr": rerr}
+            for step, rerr in ((2000, 0.6), (4000, 0.5), (6000, 0.7))
+        )
+    )
     place = {"run": name, "step": 4000, "epoch": 40.0, "checkpoint": "best"}
     entry = made.evaluation("test", **place)
     entry["values"]["rloss"]["value"] = rloss
@@ -82,7 +88,7 @@ def test_points_are_runs_and_the_title_has_their_correlation(sweep):
     assert (of.correlation.runs, of.correlation.methods) == (4, 2)
     figure = sweep_figures.main_scatter(all_points(found), found)
     average, worst = figure.axes
-    assert average.get_title(loc="left") == "Pearson 0.89\nSpearman 0.95, n = 4"
+    assert average.get_title(loc="left") == "Pearson 0.89\nSpearman 0.95, 4 runs of 2 methods"
     assert worst.get_title(loc="left").startswith("Pearson \N{MINUS SIGN}0.89")
     assert {text.get_text() for text in average.texts} == {"1", "2"}
     drawn = np.concatenate([dots.get_offsets() for dots in average.collections])
@@ -98,8 +104,8 @@ def test_points_of_another_radius_are_left_out_and_counted(sweep):
     assert (len(of[AVERAGE].x), of[AVERAGE].left_out, len(of[WORST].x)) == (3, 1, 4)
     figure = sweep_figures.main_scatter(of, found)
     average, worst = (axes.get_title(loc="left") for axes in figure.axes)
-    assert average.endswith("n = 3\n1 measured otherwise and left out")
-    assert worst.endswith("n = 4")
+    assert average.endswith("3 runs of 1 method\n1 measured otherwise and left out")
+    assert worst.endswith("4 runs of 2 methods"), "protocols that differ are rows of their own"
 
 
 def test_each_radius_has_a_panel_with_the_configs_own_among_them(sweep):
@@ -121,7 +127,7 @@ def test_each_radius_has_a_panel_with_the_configs_own_among_them(sweep):
 
 def test_all_coefficients_are_in_the_table_with_their_intervals(sweep):
     rng = np.random.default_rng(0)
-    for number in range(5):
+    for number in range(8):
         made = sweep(f"{number}", f"m-{number}", rloss=rng.uniform(1, 3), flat=rng.uniform(1, 3))
         made.edit(
             "flatness-average-rloss-test",
@@ -292,6 +298,26 @@ def test_landscapes_by_layer_by_filter_and_rescaled_are_apart(sweep):
     one, two = sweep_landscapes.rescaled(found).axes[0].lines
     assert (one.get_label(), two.get_label()) == ("× 1", "× 2")
     np.testing.assert_allclose(two.get_ydata(), 2.2 * along)
+
+
+def test_landscapes_are_of_one_checkpoint_and_made_alike(sweep):
+    at, awp, trades = (sweep(name, name) for name in ("at", "awp-0.01", "trades-6"))
+    early = {"step": 4000, "epoch": 40.0, "checkpoint": "best"}
+    at.records(landscape(at, "random", "at", 9.0, **early), landscape(at, "random", "at"))
+    scaled = {"name": "landscape-random-rloss-test-scaled-2", "variant": "scaled-2"}
+    at.records(landscape(at, "random", "at", 1.1) | scaled)
+    awp.records(landscape(awp, "random", "awp-0.01"))
+    longer = landscape(trades, "random", "trades-6")
+    longer["protocol"]["ball"]["radius"] = 5.0
+    trades.records(longer)
+    found = rows_of(sweep)
+    by_name = {row.name: row.number for row in found}
+    drawn = sweep_landscapes.found(found, "random", "layer")
+    assert set(drawn) == {by_name["at"], by_name["awp-0.01"]}
+    along = np.linspace(-1, 1, 5) ** 2
+    np.testing.assert_allclose(drawn[by_name["at"]].losses[0], along)
+    one, two = sweep_landscapes.rescaled(found).axes[0].lines
+    np.testing.assert_allclose(two.get_ydata(), 1.1 * np.array(one.get_ydata()))
 
 
 def test_seventy_methods_look_different():

@@ -228,7 +228,7 @@ def test_a_folder_without_runs_is_a_users_mistake(tmp_path):
 def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     for seed in range(3):
         sweep(f"at {seed}", seed=seed, rloss=seed, flat=seed + 1)
-    odd = sweep("odd", "<script>|at", rerr=0.3)
+    odd = sweep("odd", "<script>|at $x_{$", rerr=0.3)  # no formula, either
     (odd.workdir / "report.html").touch()
     (sweep.folder / "at 1/report.html").touch()
     (sweep.folder / "at 2/records/00006000/evaluation-test.json").write_text("{")
@@ -238,7 +238,7 @@ def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     text = text.replace(sweep_interactive.plotly(), "")
     assert text.count("<script") == 3, "Plotly's, once, what draws with it, and what sorts"
     assert "<script>|" not in text
-    assert "&lt;script&gt;|at" in text
+    assert "&lt;script&gt;|at $x_{$" in text
     assert not re.search(r"url\((?!#)|@import|\bon\w+=|\bsrc=", text)
     links = [link for link in re.findall(r'href="([^"]*)"', text) if not link.startswith("#")]
     assert links == ["at%201/report.html", "odd/report.html"]
@@ -252,7 +252,7 @@ def test_the_report_is_one_file_with_links_to_those_of_the_runs(sweep, caplog):
     made = {str(f.relative_to(sweep.folder)) for f in (sweep.folder / "report").rglob("*.*")}
     assert made == {
         *("report/table.csv", "report/table.md", "report/paper.csv", "report/paper.md"),
-        *("report/table-d.tex", "report/table-e.tex"),
+        *("report/table-d.tex", "report/table-e.tex", "report/findings.md"),
         *(
             f"report/figures/{n}.{kind}"
             for n in ("against", "training-rerr", "correctness-final")
