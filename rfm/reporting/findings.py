@@ -23,6 +23,7 @@ from rfm.reporting.sweep_points import (
     AVERAGE,
     AVERAGE_LOSS,
     LAMBDA_MAX,
+    RERR,
     RLOSS,
     TRAIN_RLOSS,
     WORST,
@@ -209,28 +210,39 @@ def _lower(measure: Measured) -> str:
     )  # fmt: skip
 
 
-def _changes(rows: Sequence[Row], measure: Measured) -> dict[str, np.ndarray]:
-    """Of each method, flatness and RLoss at the end minus where early stopping stops, a mean."""
+def _changes(rows: Sequence[Row], measure: Measured) -> dict[int, np.ndarray]:
+    """By a method's number, flatness and RLoss at the end minus where early stopping stops."""
     found: dict[int, list[np.ndarray]] = {}
     for pair in pairs(rows, measure):
         found.setdefault(pair.number, []).append(np.subtract(pair.final, pair.best))
-    return {str(number): np.mean(of, axis=0) for number, of in found.items()}
+    return {number: np.mean(of, axis=0) for number, of in found.items()}
 
 
 def _early_stopping(rows: Sequence[Row], measure: Measured) -> Finding | None:
-    changes = _changes(rows, measure)
-    if not changes:
+    changes, helped = _changes(rows, measure), _helped(rows)
+    flatter = [changes[row][0] > 0 for row in helped if row in changes]
+    if not flatter:
         return None
-    gains = np.array([change > 0 for change in changes.values()])
-    (flatter, better), both = gains.sum(axis=0), int(gains.all(axis=1).sum())
-    test = stats.binomtest(both, len(gains))
+    count = int(sum(flatter))
+    lower = sum(changes[row][1] > 0 for row in helped if row in changes)
+    test = stats.binomtest(count, len(flatter))
     return Finding(
-        f"Early stopping improves both RLoss and {_lower(measure)}",
+        f"Where early stopping lowers RErr it finds flatter minima ({_lower(measure)})",
         "all methods that it helps" if measure is AVERAGE else "",
-        f"of {len(gains)} methods (of {len(rows)}) that stop before the end and are measured at"
-        f" both, {better} have lower RLoss, {flatter} are flatter, {both} both",
-        None if test.pvalue >= 0.05 else 2 * both > len(gains),
+        f"of {len(flatter)} such methods (of {len(rows)}) {count} are flatter, {lower} have lower"
+        " RLoss",
+        None if test.pvalue >= 0.05 else 2 * count > len(flatter),
     )
+
+
+def _helped(rows: Sequence[Row]) -> list[int]:
+    """The numbers of methods whose test RErr is lower where early stopping stops."""
+    found = []
+    for row in rows:
+        ends = [of for member in row.members if (of := at_both(member, RERR)) is not None]
+        if ends and statistics.fmean(end - stopped for end, stopped in ends) > 0:
+            found.append(row.number)
+    return found
 
 
 def _sharpens(rows: Sequence[Row]) -> Finding | None:

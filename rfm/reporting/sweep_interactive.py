@@ -14,7 +14,7 @@ from rfm.reporting import sweep_families
 from rfm.reporting.sweep import Member
 from rfm.reporting.sweep_groups import means, pairs
 from rfm.reporting.sweep_look import HUES, hue, is_wide
-from rfm.reporting.sweep_points import RLOSS, Measured, Points
+from rfm.reporting.sweep_points import RERR, RLOSS, Measured, Points
 from rfm.reporting.sweep_rows import Row
 from rfm.reporting.sweep_training import held_out, on_train
 from rfm.reporting.tables import OPEN
@@ -26,7 +26,6 @@ _Line = list[tuple[float | None, float | None]]  # points, and gaps of None
 
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "6px 2px")
-_RERR = Measured("RErr, test", "evaluation-test", "rerr")
 _CURVES = {
     "RErr, held-out test (%)": (held_out, "rerr"),
     "RLoss, held-out test": (held_out, "rloss"),
@@ -213,7 +212,7 @@ def _seed(member: Member) -> str:
 
 
 def _rerr(member: Member) -> str:
-    found = _RERR.of(member.records)
+    found = RERR.of(member.records)
     return OPEN if found is None else f"{100 * found[1]:.1f}"
 
 

@@ -58,6 +58,7 @@ def at_some_radius(record: Record, name: str) -> bool:
 
 
 RLOSS = Measured("RLoss, test", "evaluation-test", "rloss")
+RERR = Measured("RErr, test", "evaluation-test", "rerr")
 AVERAGE = Measured("Average-case flatness of RLoss", "flatness-average-rloss-test")
 WORST = Measured("Worst-case flatness of RLoss", "flatness-worst-rloss-test")
 AVERAGE_LOSS = Measured("Average-case flatness of Loss", "flatness-average-loss-test")

@@ -5,6 +5,7 @@ Each run is a line, each method of a panel a colour; the baseline is grey in eve
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.lines
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ Curve = list[tuple[float, float]]
 
 QUANTITIES = {"rloss": "RLoss", "rerr": "RErr (%)"}
 
+_DOTTED = (0, (1, 1.2))
 _HIGHEST = {"rloss": 10.0, "rerr": 100.0}
 
 
@@ -73,7 +75,23 @@ def curves(rows: Sequence[Row], quantity: str) -> Figure | None:
         if place % 4 == 0:
             axes.set_ylabel(QUANTITIES[quantity])
     every[0].set_ylim(0, _top(shown, quantity))
+    figure.legend(handles=_meanings(quantity, baseline if len(panels) > 1 else None),
+                  loc="outside upper center", ncols=4, fontsize=8)  # fmt: skip
     return figure
+
+
+def _meanings(quantity: str, baseline: Row | None) -> list[matplotlib.lines.Line2D]:
+    """What lines of any colour are."""
+    ink, muted = style.colour("ink"), style.colour("muted")
+    looks: list[tuple[str, dict[str, Any]]] = [
+        ("held-out test", {"color": ink}),
+        ("training batches, attacked as in training", {"color": ink, "linestyle": _DOTTED}),
+    ]
+    if quantity == "rerr":
+        looks.append(("early stopping", {"color": ink, "marker": "o", "linestyle": "none"}))
+    if baseline is not None:
+        looks.append((f"{baseline.number}  {baseline.name}", {"color": muted}))
+    return [matplotlib.lines.Line2D([], [], label=label, **look) for label, look in looks]
 
 
 def _draw(axes: Axes, row: Row, quantity: str, colour: str, width: float) -> None:
@@ -83,7 +101,7 @@ def _draw(axes: Axes, row: Row, quantity: str, colour: str, width: float) -> Non
             axes.plot(*zip(*test, strict=True), color=colour, linewidth=width, zorder=2)
         if train := on_train(metrics, quantity):
             axes.plot(*zip(*train, strict=True), color=colour, linewidth=0.8 * width, alpha=0.8,
-                      linestyle=(0, (1, 1.2)), zorder=1)  # fmt: skip
+                      linestyle=_DOTTED, zorder=1)  # fmt: skip
         stop = metrics.early_stopping()
         if quantity == "rerr" and stop is not None and stop.rerr is not None:
             axes.plot([stop.epoch], [100 * stop.rerr], marker="o", markersize=3.2, color=colour,
