@@ -19,7 +19,7 @@ NAVIGATION = {
     "Understand": ("concepts", "measures", "protocol", "methods"),
     "Use": ("guide", "any-model", "from-pytorch", "zoo"),
     "Scale": ("scale", "launching"),
-    "Results": ("results", "benchmarks"),
+    "Results": ("results", "results/study", "results/study/paper", "benchmarks"),
     "API reference": (
         *("api/losses", "api/threat", "api/perturb", "api/attacks", "api/flatness"),
         *("api/models", "api/data", "api/evaluation", "api/reporting", "api/types"),

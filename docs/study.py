@@ -22,7 +22,7 @@ HERE = Path(__file__).parent / "results"
 FOLDER = HERE / "study"
 ARCHIVE = FOLDER / "records.zip"
 PAGE = HERE / "study.md"
-TABLES = ("findings.md", "table.csv", "paper.csv", "paper.md", "table-d.tex", "table-e.tex",
+TABLES = ("table.csv", "paper.csv", "paper.md", "table-d.tex", "table-e.tex",
           "correlations.csv")  # fmt: skip
 FIGURES = {
     **dict.fromkeys(("against", "measures", "stopping", "groups"), "svg"),
