@@ -22,6 +22,7 @@ _AGREED, _ALONE = b".", b"!"  # the latter is followed by a status
 _TOKEN = 16  # bytes: nobody else is to be taken for a process
 _HANDSHAKE_SECONDS = 2.0
 _GRACE_SECONDS = 2.0  # the same may have failed here: then this process has its own line to say
+_LEAVE_SECONDS = 10.0  # in which those who have been told end
 
 
 class Lifeline:
@@ -63,10 +64,18 @@ class Lifeline:
             _send(peer, _AGREED)
 
     def fail(self, status: int) -> None:
-        """Says that this process ends alone, with a status from 1 to 255."""
+        """Says that this process ends alone, with a status from 1 to 255.
+
+        The first process then waits for the others to end: JAX's service ends with it, and
+        aborts whoever is left in the middle of their lines.
+        """
         self._over.set()
         for peer in self._peers.values():
             _send(peer, _ALONE + bytes([status]))
+        if processes.is_first():
+            end = time.monotonic() + _LEAVE_SECONDS
+            for peer in self._peers.values():
+                _wait_for_end(peer, end)
 
     def _watch(self) -> None:
         selector = selectors.DefaultSelector()
@@ -141,6 +150,15 @@ def _accept(
 def _send(peer: socket.socket, content: bytes) -> None:
     with contextlib.suppress(OSError):
         peer.sendall(content)
+
+
+def _wait_for_end(peer: socket.socket, end: float) -> None:
+    """Until the other end has closed, or the monotonic clock shows `end`."""
+    with contextlib.suppress(OSError):
+        while (left := end - time.monotonic()) > 0:
+            peer.settimeout(left)
+            if not peer.recv(1):
+                return
 
 
 def _receive(peer: socket.socket, count: int) -> bytes:

@@ -87,13 +87,17 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def start(environment) -> Callable[..., subprocess.Popen[str]]:
-    """`start(*arguments)`: the installed command as a process."""
+    """`start(*arguments)`: the installed command, or another program, as a process."""
 
     def start(
-        *arguments: str, cwd: Path | None = None, start_new_session: bool = False, **variables: str
+        *arguments: str,
+        program: str | Path = RFM,
+        cwd: Path | None = None,
+        start_new_session: bool = False,
+        **variables: str,
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [RFM, *map(str, arguments)],
+            [program, *map(str, arguments)],
             cwd=cwd or environment["HOME"],
             env={**environment, **variables},
             stdin=subprocess.DEVNULL,

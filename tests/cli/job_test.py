@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,15 +31,19 @@ def undisturbed(rfm, flags, tmp_path_factory) -> Path:
     return workdir
 
 
+def address() -> str:
+    """A free one for the coordinator."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest.fixture
 def job(start) -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
     """`job(count, *arguments)`: so many processes with one device each."""
     started: list[subprocess.Popen[str]] = []
 
     def job(count: int, *arguments: str, only: tuple[int, ...] = ()) -> list[subprocess.Popen[str]]:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            coordinator = f"127.0.0.1:{server.getsockname()[1]}"
-        shape = ("--coordinator", coordinator, "--processes", str(count))
+        shape = ("--coordinator", address(), "--processes", str(count))
         started.extend(
             start(*arguments, *shape, "--process", str(number), XLA_FLAGS=ONE_DEVICE)
             for number in only or range(count)
@@ -174,6 +179,34 @@ def test_batches_must_be_divisible_among_all_processes(job, tiny, tmp_path):
     assert f"rfm: config.train.batch_size: {wanted}" in err
     assert f"rfm, process 1: config.train.batch_size: {wanted}" in other
     assert not (tmp_path / "run").exists()
+
+
+LATE = """
+import argparse, sys, time
+from rfm.cli import job
+
+address, number = sys.argv[1:]
+flags = argparse.Namespace(
+    coordinator=address, processes=2, process=int(number), distributed="auto"
+)
+
+def work():
+    if number == "1":
+        time.sleep(1.5)
+        print("its own line", file=sys.stderr)
+    return job.Outcome(2, agreed=False)
+
+sys.exit(job.run(flags, work))
+"""
+
+
+def test_who_finds_the_same_wrong_later_can_still_say_so(start):
+    """The first process takes JAX's service with it, which would abort the other one."""
+    call = ("-c", LATE, address())
+    processes = [start(*call, str(number), program=sys.executable) for number in range(2)]
+    (_, err), (_, other) = ended(processes, within=60)
+    assert [process.returncode for process in processes] == [2, 2], (err, other)
+    assert other == "its own line\n"
 
 
 def test_who_waits_for_the_others_says_so(job, tiny, tmp_path):
