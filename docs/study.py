@@ -46,10 +46,9 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 
 def pack(runs: Path, archive: Path) -> None:
     """Keeps what a report of `runs` is made of; the same runs give the same bytes."""
+    finished = [member for member in reporting.read_sweep(runs) if member.final]
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as kept:
-        for member in reporting.read_sweep(runs):
-            if not member.final:
-                continue
+        for member in finished:
             folder = runs / member.path
             files = (folder / "config.json", folder / "metrics.jsonl")
             for file in (*files, *sorted(folder.glob("records/*/*.json"))):

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from rfm.reporting import sweep_families, variants
+from rfm.reporting import sweep_families
 from rfm.reporting.correlation import Interval, correlation, difference, in_words
 from rfm.reporting.paper_rows import Published
-from rfm.reporting.records import ELSEWHERE, Record, Value
-from rfm.reporting.sweep_groups import alike, at_both, pairs
+from rfm.reporting.records import ELSEWHERE
+from rfm.reporting.rescaling import changes
+from rfm.reporting.sweep_groups import at_both, pairs
 from rfm.reporting.sweep_points import (
     AVERAGE,
     AVERAGE_LOSS,
@@ -30,7 +31,6 @@ from rfm.reporting.sweep_points import (
     Measured,
     Points,
     points,
-    records_of,
 )
 from rfm.reporting.sweep_rows import Row
 from rfm.reporting.tables import OPEN, markdown_escape
@@ -210,7 +210,7 @@ def _lower(measure: Measured) -> str:
     )  # fmt: skip
 
 
-def _changes(rows: Sequence[Row], measure: Measured) -> dict[int, np.ndarray]:
+def _from_early_stopping(rows: Sequence[Row], measure: Measured) -> dict[int, np.ndarray]:
     """By a method's number, flatness and RLoss at the end minus where early stopping stops."""
     found: dict[int, list[np.ndarray]] = {}
     for pair in pairs(rows, measure):
@@ -219,12 +219,12 @@ def _changes(rows: Sequence[Row], measure: Measured) -> dict[int, np.ndarray]:
 
 
 def _early_stopping(rows: Sequence[Row], measure: Measured) -> Finding | None:
-    changes, helped = _changes(rows, measure), _helped(rows)
-    flatter = [changes[row][0] > 0 for row in helped if row in changes]
+    later, helped = _from_early_stopping(rows, measure), _helped(rows)
+    flatter = [later[row][0] > 0 for row in helped if row in later]
     if not flatter:
         return None
     count = int(sum(flatter))
-    lower = sum(changes[row][1] > 0 for row in helped if row in changes)
+    lower = sum(later[row][1] > 0 for row in helped if row in later)
     test = stats.binomtest(count, len(flatter))
     return Finding(
         f"Where early stopping lowers RErr it finds flatter minima ({_lower(measure)})",
@@ -246,8 +246,8 @@ def _helped(rows: Sequence[Row]) -> list[int]:
 
 
 def _sharpens(rows: Sequence[Row]) -> Finding | None:
-    changes = _changes(rows, AVERAGE)
-    flatness, losses = zip(*changes.values(), strict=True) if changes else ((), ())
+    later = _from_early_stopping(rows, AVERAGE)
+    flatness, losses = zip(*later.values(), strict=True) if later else ((), ())
     found = correlation(flatness, losses)
     if found is None:
         return None
@@ -262,50 +262,15 @@ def _sharpens(rows: Sequence[Row]) -> Finding | None:
 
 
 def _rescaling(rows: Sequence[Row]) -> Finding | None:
-    """RLoss's flatness and lambda_max of rescaled networks against the network as it is."""
-    keys = {AVERAGE.record: "flatness", WORST.record: "flatness", LAMBDA_MAX.record: "lambda_max"}
-    changes: dict[str, list[tuple[float, bool | None]]] = {"flatness": [], "lambda_max": []}
-    factors: set[float] = set()
-    for member in (member for row in rows for member in row.members):
-        records = records_of(member)
-        scaled = variants.by_scale(records)
-        plain = {record.name: record for record in records if not record.variant}
-        for factor, group in scaled.items():
-            for name in [name for name in keys if factor != 1 and name in group and name in plain]:
-                if (change := _change(group[name], plain[name], keys[name])) is not None:
-                    changes[keys[name]].append(change)
-                    factors.add(factor)
-    flat, curved = changes.values()
-    if not flat or not curved:
+    found = changes(member for row in rows for member in row.members)
+    if found is None:
         return None
-    differs = [of for _, of in (*flat, *curved)]
-    held = None
-    if None not in differs:
-        held = not any(of for _, of in flat) and all(of for _, of in curved)
-    low, high = (end(factor for factor, _ in curved) for end in (min, max))
+    low, high = (end(change.factor for change in found.curved) for end in (min, max))
     return Finding(
         "Rescaled weights of the same function leave flatness as it is, and not the Hessian"
-        f" (factors {', '.join(f'{factor:g}' for factor in sorted(factors))})",
+        f" (factors {', '.join(f'{factor:g}' for factor in found.scales)})",
         "flatness changes by a factor of up to 1.12, λmax by 3.9 to 4.0",
-        f"flatness changes by a factor of up to {max(factor for factor, _ in flat):.3g}, λmax by"
-        f" {low:.3g} to {high:.3g}",
-        held,
+        "flatness changes by a factor of up to"
+        f" {max(change.factor for change in found.flat):.3g}, λmax by {low:.3g} to {high:.3g}",
+        found.only_curved,
     )
-
-
-def _change(scaled: Record, plain: Record, key: str) -> tuple[float, bool | None] | None:
-    """The factor between two values, above 1, and whether it is beyond two standard errors."""
-    first, second = scaled.value(key), plain.value(key)
-    if not alike(scaled, plain) or not first.value or not second.value:
-        return None
-    ratio = abs(first.value / second.value)
-    return max(ratio, 1 / ratio), _differ(first, second)
-
-
-def _differ(first: Value, second: Value) -> bool | None:
-    if first.value is None or second.value is None:
-        return None
-    if first.standard_error is None or second.standard_error is None:
-        return None
-    reach = 2 * float(np.hypot(first.standard_error, second.standard_error))
-    return abs(first.value - second.value) > reach
