@@ -54,15 +54,20 @@ def hyper_parameters(found: Mapping[Measured, Points], rows: Sequence[Row]) -> F
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(cases), len(columns), squeeze=False, sharex="row", sharey="row")
     values = list(cases.values())
+    baseline = sweep_families.baseline(every)
+    shown = [row for families in columns.values() for family in families.values() for row in family]
+    shown += [baseline] if baseline is not None else []
     for line, (measure, of) in zip(grid, cases.items(), strict=True):
-        scale(line[0], "x", [x for x, _ in of.values()])
-        scale(line[0], "y", [y for _, y in of.values()])
+        there = [of[row.number] for row in shown if row.number in of]
+        if there:
+            scale(line[0], "x", [x for x, _ in there])
+            scale(line[0], "y", [y for _, y in there])
         line[0].set_ylabel(RLOSS.title)
         for axes, (title, families) in zip(line, columns.items(), strict=True):
             if of is values[0]:
                 axes.set_title(title, fontsize=9.5)
             axes.set_xlabel(measure.title, fontsize=8.5)
-            _lines(axes, families, of, sweep_families.baseline(every))
+            _lines(axes, families, of, baseline)
             axes.margins(0.1)
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=7.5,
                         columnspacing=1.0)  # fmt: skip

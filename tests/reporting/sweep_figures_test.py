@@ -193,6 +193,18 @@ def test_hyper_parameters_are_joined_in_the_order_of_their_numbers(sweep):
     assert texts == {"8", "16", "128"}
 
 
+def test_axes_of_families_fit_what_they_show(sweep):
+    for name, flat in {"pgd-14": 2, "pgd-7-2": 5, "at": 3, "weight-clipping-0.025": 0.01}.items():
+        sweep(name, name, rerr=0.5, rloss=2, flat=flat)
+    found = rows_of(sweep)
+    axes = sweep_groups.hyper_parameters(all_points(found), found).axes[0]
+    assert axes.get_xscale() == "linear"
+    sweep("pgd-28", "pgd-28", rerr=0.5, rloss=2, flat=0.1)
+    found = rows_of(sweep)
+    axes = sweep_groups.hyper_parameters(all_points(found), found).axes[0]
+    assert axes.get_xscale() == "log"
+
+
 def test_early_stopping_pairs_are_of_runs_measured_alike_at_both(sweep):
     both = sweep("both", "at", 0, rloss=3, flat=2)
     stopped(both, "at", 1.5, 1.0)
