@@ -19,7 +19,7 @@ from rfm.reporting.correlation import Interval, correlation, difference, in_word
 from rfm.reporting.paper_rows import Published
 from rfm.reporting.records import ELSEWHERE
 from rfm.reporting.rescaling import changes
-from rfm.reporting.sweep_groups import at_both, pairs
+from rfm.reporting.sweep_groups import at_both, means, pairs
 from rfm.reporting.sweep_points import (
     AVERAGE,
     AVERAGE_LOSS,
@@ -47,8 +47,13 @@ RULES = (
 
 _PRINTED = {AVERAGE: "0.85", AVERAGE_LOSS: "0.27"}
 """Pearson's r of RLoss, by Section D."""
-_IN_TABLES = {WORST: "worst_rloss", TRAIN_RLOSS: "rloss_pgd_train"}
-"""Columns of the paper's tables that such a coefficient can be computed from."""
+_IN_TABLES = {
+    RLOSS: "rloss_pgd_test",
+    AVERAGE: "average_rloss",
+    WORST: "worst_rloss",
+    TRAIN_RLOSS: "rloss_pgd_train",
+}
+"""Columns of the paper's tables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,7 @@ def findings(rows: Iterable[Row], paper: Iterable[Published] = ()) -> tuple[Find
         *(_early_stopping(asked, measure) for measure in (AVERAGE, WORST)),
         _sharpens(asked),
         _rescaling(asked),
+        *(_in_order(asked, measure, published) for measure in (RLOSS, AVERAGE)),
     )  # fmt: skip
     return tuple(finding for finding in found if finding is not None)
 
@@ -169,7 +175,7 @@ def _correlated(
 
 def _papers(paper: Sequence[Published], measure: Measured) -> str:
     """Pearson's r of the paper's tables."""
-    columns = _IN_TABLES[measure], "rloss_pgd_test"
+    columns = _IN_TABLES[measure], _IN_TABLES[RLOSS]
     there = [[row.values.get(column) for column in columns] for row in paper]
     pairs_there = [(x, y) for x, y in there if x is not None and y is not None]
     found = correlation(*zip(*pairs_there, strict=True)) if pairs_there else None
@@ -273,4 +279,26 @@ def _rescaling(rows: Sequence[Row]) -> Finding | None:
         "flatness changes by a factor of up to"
         f" {max(change.factor for change in found.flat):.3g}, λmax by {low:.3g} to {high:.3g}",
         found.only_curved,
+    )
+
+
+def _in_order(rows: Sequence[Row], measure: Measured, paper: Sequence[Published]) -> Finding | None:
+    """Methods by a measure, means over seeds, against the paper's own numbers of them."""
+    theirs = {row.method: row.values.get(_IN_TABLES[measure]) for row in paper}
+    names = {row.number: row.name for row in rows}
+    ours = means(points(rows, measure))
+    shared = [
+        (value, there)
+        for number, (value, _) in ours.items()
+        if (there := theirs.get(names[number])) is not None
+    ]
+    found = correlation(*zip(*shared, strict=True)) if shared else None
+    if found is None:
+        return None
+    interval = found.spearman_interval
+    return Finding(
+        f"Methods are in the paper's order ({_lower(measure)}, Spearman of ours and the paper's)",
+        "",
+        f"{in_words(found.spearman, interval)}, {found.count}",
+        None if interval is None else _sign(interval),
     )

@@ -245,6 +245,20 @@ def test_rescaling_is_decided_by_standard_errors(method, sweep, flat, error, hel
     assert finding.held is held
 
 
+def test_methods_are_held_against_the_papers_order(method, sweep):
+    values = {row.method: row.values for row in methods.paper() if row.method}
+    names = [f"label-smoothing-{tau}" for tau in (0.1, 0.2, 0.3)]
+    names += ["trades-6", "awp-0.01", "mart-6", "pgd-14", "at"]
+    for place, name in enumerate(names):
+        method(name, 8.0 - place, values[name]["rloss_pgd_test"] ** 3)
+    method("unknown", 1.0, 9.0)
+    ours = found(sweep, "in the paper's order (RLoss, test")
+    assert (ours.here, ours.held) == ("1.00 [1.00, 1.00], n = 8", True)
+    theirs = [values[name]["average_rloss"] for name in names]
+    rank = stats.spearmanr(range(8, 0, -1), theirs).statistic
+    assert found(sweep, "order (average-case").here.startswith(signed(rank))
+
+
 def test_without_anything_to_say_there_is_no_file(sweep):
     sweep("x", "x")
     write_sweep_report(sweep.folder, methods.paper())
