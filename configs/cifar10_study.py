@@ -5,7 +5,7 @@ A slice of CIFAR-10 on which adversarial training overfits as the paper's baseli
 operations forward), batches of 25, 100 epochs. Measured as in the paper but for the number of
 examples, 256 of test and of train, at the end and where early stopping stops. A run takes
 5.5e12 operations to train and at most 11e12 to measure, 13 minutes on one core; smaller measures
-of all snapshots 10 more, which ``rfm sweep --no-snapshots`` leaves out. Seed 0 of ``at`` got
+of all snapshots 16 more, which ``rfm sweep --no-snapshots`` leaves out. Seed 0 of ``at`` got
 RErr 91.8 (93.0 by AutoAttack), RLoss 3.06; stopped early 78.9 (82.0) and 2.26. What became of the
 other methods is in docs/results/study.md.
 """
