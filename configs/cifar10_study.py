@@ -24,4 +24,5 @@ def get_config(method: str = "at") -> ConfigDict:
     config.validation.restarts = 1
     config.evaluation.update(examples=256, clean_train_examples=500, early_stopping=True)
     config.snapshots.update(examples=256)
+    config.curvature.examples = 256
     return methods.apply(config, method)

@@ -72,6 +72,19 @@ def families(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
+def lines(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows that differ in their last number only, where there are several.
+
+    ``pgd-14`` has another number of steps, ``pgd-7-2`` with 7 steps another tau.
+    """
+    found: dict[str, list[Row]] = {}
+    for name, of in families(rows).items():
+        for row in of:
+            fixed = [f"{number:g}" for number in family(row.name)[1][:-1]]
+            found.setdefault("-".join([name, *fixed]), []).append(row)
+    return {name: of for name, of in found.items() if len(of) > 1}
+
+
 def panels(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by panel, in the order of `PANELS`, then those of other families."""
     found = families(rows)
@@ -85,8 +98,8 @@ def panels(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def groups(rows: Iterable[Row]) -> dict[str, dict[str, list[Row]]]:
-    """Families of more than one row by column of Fig. J; the others are last, together."""
-    several = {name: of for name, of in families(rows).items() if len(of) > 1}
+    """`lines` by column of Fig. J; those of other families are last, together."""
+    several = lines(rows)
     known = [name for names in GROUPS.values() for name in names]
     rest = [name for name in several if name not in known]
     columns = {**GROUPS, "Others": tuple(rest)}

@@ -61,7 +61,7 @@ def scatter(found: Mapping[Measured, Points], rows: Sequence[Row]) -> Chart | No
         return None
     shown = [row for row in rows if any(row.number in of.numbers for of in found.values())]
     traces = [_method(row) for row in shown]
-    families = {name: of for name, of in sweep_families.families(shown).items() if len(of) > 1}
+    families = sweep_families.lines(shown)
     joining = [_line(name, HUES[n % len(HUES)]) for n, name in enumerate(families)]
     arrows = [_line(f"{row.name}, to early stopping", hue(row.number)) for row in shown]
     every = [*traces, *joining, *arrows]

@@ -9,6 +9,8 @@ from scipy import stats
 
 from rfm.reporting import findings, read_sweep, write_sweep_report
 from rfm.reporting.correlation import difference
+from rfm.reporting.paper_coefficients import of_rloss
+from rfm.reporting.sweep_points import AVERAGE, AVERAGE_LOSS
 from rfm.reporting.sweep_rows import rows
 
 NAMES = tuple("abcdefgh")
@@ -73,7 +75,8 @@ def overfitted(method, ends, stopped=2.0, **config):
     [
         ((3.0, 3.1, 3.2), True),
         ((2.0, 2.1, 3.5), None),
-        ((2.0, 2.0, 1.9), False),
+        ((2.0, 2.0, 1.9), None),
+        ((1.7, 1.6, 1.8), False),
         ((3.0, 3.1), None),
         ((3.0,), None),
     ],
@@ -175,6 +178,26 @@ def test_two_measures_are_compared_by_size_on_the_same_runs(method, sweep):
     assert found(sweep, "λmax of Loss tells less") is None
 
 
+def test_less_than_half_of_the_papers_number_is_weaker(method, sweep):
+    rng = np.random.default_rng(11)
+    names = [row.method for row in methods.paper() if row.method][::4]
+    loss = np.arange(float(len(names)))
+    noise = rng.normal(size=len(names))
+    flat, other = loss + noise, loss + 2 * noise  # the latter tells a little less, surely
+    for name, x, z, y in zip(names, flat, other, loss, strict=True):
+        method(name, x, y, flatness_average_loss_test=z)
+    finding = found(sweep, "Average-case flatness of Loss tells less")
+    low, high = map(float, finding.here.replace("−", "-").split("[")[1].strip("]").split(", "))
+    there = [of_rloss(methods.paper(), measure, names) for measure in (AVERAGE, AVERAGE_LOSS)]
+    papers = abs(there[0].pearson) - abs(there[1].pearson)
+    assert finding.weaker is (low > 0 and high < papers / 2), (finding.here, papers)
+    assert finding.cells[-1] == "yes, but weaker"
+    same = " and ".join(f"{of.pearson:.2f}" for of in there)
+    assert finding.paper == f"0.85 and 0.27; {same} of the same {len(names)} methods"
+    overfitted(method, (2.4, 2.41, 2.42))
+    assert found(sweep, "Robust overfitting").cells[-1] == "yes, but weaker"
+
+
 def test_less_fitting_is_a_negative_correlation(method, sweep):
     spread_out(method, 1.0, 0.1)
     finding = found(sweep, "What fits training examples less")
@@ -205,13 +228,13 @@ def test_a_difference_of_coefficients_has_the_interval_of_a_paired_bootstrap():
 @pytest.mark.parametrize(("flatter", "held"), [(8, True), (5, None), (0, False)])
 def test_early_stopping_counts_the_methods_that_it_helps(method, sweep, flatter, held):
     for number, name in enumerate(NAMES):
-        stop = (1.0 if number < flatter else 2.5, 3.5 if number < 3 else 2.0)
         for seed in range(2):
-            method(name, 2.0, 3.0, seed, stop=stop, stopped_rerr=0.45)
-    method("i", 2.0, 3.0, stop=(1.0, 2.0), stopped_rerr=0.55)  # it harms
-    method("j", 2.0, 3.0)  # not measured there
-    finding = found(sweep, "Where early stopping lowers RErr it finds flatter minima (average")
-    assert finding.here == (f"of 8 such methods (of 10) {flatter} are flatter, 5 have lower RLoss")
+            method(name, 2.0, 3.0, seed, stop=(1.0 if number < flatter else 2.5, 2.0))
+    method("i", 2.0, 3.0, stop=(1.0, 3.5))  # it harms
+    method("j", 2.0, 3.0, stop=(2.5, 3.5))
+    method("k", 2.0, 3.0)  # not measured there
+    finding = found(sweep, "Where early stopping lowers RLoss it finds flatter minima (average")
+    assert finding.here == f"{flatter} of 8 such methods are flatter, 1 of the 2 others"
     assert finding.held is held
 
 
@@ -227,20 +250,26 @@ def test_what_overfits_more_gets_sharper(method, sweep):
 
 
 @pytest.mark.parametrize(
-    ("flat", "error", "held"), [(2.2, 0.1, True), (2.2, 0.01, False), (2.2, None, None)]
+    ("flat", "power", "here", "held"),
+    [
+        (2.2, 2, "a factor of up to 1.1, λmax by 4 to 4", True),
+        (2.5, 2, "a factor of up to 1.25, λmax by 4 to 4", False),
+        (-2.0, 2, "a factor of up to inf, λmax by 4 to 4", False),
+        (2.0, 0.5, "a factor of up to 1, λmax by 1.41 to 1.41", False),
+    ],
 )
-def test_rescaling_is_decided_by_standard_errors(method, sweep, flat, error, held):
+def test_rescaling_is_decided_by_factors(method, sweep, flat, power, here, held):
     run = method("at", None, 3.0)
     for factor in (None, 0.5, 2.0):
         suffix = "" if factor is None else f"-scaled-{factor:g}"
         scale = {} if factor is None else {"variant": suffix[1:]}
         value = flat if factor == 2 else 2.0
-        run.one(run, f"flatness-average-rloss-test{suffix}", "flatness", value, error, **scale)
+        run.one(run, f"flatness-average-rloss-test{suffix}", "flatness", value, **scale)
         run.one(run, f"flatness-worst-loss-test{suffix}", "flatness", (factor or 1) ** 9, **scale)
-        value = 100.0 / (factor or 1) ** 2
-        run.one(run, f"curvature-loss-test{suffix}", "lambda_max", value, 5.0, **scale)
+        value = 100.0 / (factor or 1) ** power
+        run.one(run, f"curvature-loss-test{suffix}", "lambda_max", value, **scale)
     finding = found(sweep, "Rescaled weights")
-    assert finding.here == "flatness changes by a factor of up to 1.1, λmax by 4 to 4"
+    assert finding.here == f"flatness changes by {here}"
     assert "(factors 0.5, 2)" in finding.claim
     assert finding.held is held
 
@@ -252,11 +281,11 @@ def test_methods_are_held_against_the_papers_order(method, sweep):
     for place, name in enumerate(names):
         method(name, 8.0 - place, values[name]["rloss_pgd_test"] ** 3)
     method("unknown", 1.0, 9.0)
-    ours = found(sweep, "in the paper's order (RLoss, test")
+    ours = found(sweep, "like the paper's (RLoss, test")
     assert (ours.here, ours.held) == ("1.00 [1.00, 1.00], n = 8", True)
     theirs = [values[name]["average_rloss"] for name in names]
     rank = stats.spearmanr(range(8, 0, -1), theirs).statistic
-    assert found(sweep, "order (average-case").here.startswith(signed(rank))
+    assert found(sweep, "like the paper's (average-case").here.startswith(signed(rank))
 
 
 def test_without_anything_to_say_there_is_no_file(sweep):

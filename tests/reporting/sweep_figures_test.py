@@ -194,11 +194,13 @@ def test_hyper_parameters_are_joined_in_the_order_of_their_numbers(sweep):
 
 
 def test_axes_of_families_fit_what_they_show(sweep):
-    for name, flat in {"pgd-14": 2, "pgd-7-2": 5, "at": 3, "weight-clipping-0.025": 0.01}.items():
+    flats = {"pgd-14": 2, "pgd-10": 5, "pgd-7-2": 500, "at": 3, "weight-clipping-0.025": 0.01}
+    for name, flat in flats.items():
         sweep(name, name, rerr=0.5, rloss=2, flat=flat)
     found = rows_of(sweep)
     axes = sweep_groups.hyper_parameters(all_points(found), found).axes[0]
     assert axes.get_xscale() == "linear"
+    assert {text.get_text() for text in axes.texts} == {"10", "14"}, "tau is another number"
     sweep("pgd-28", "pgd-28", rerr=0.5, rloss=2, flat=0.1)
     found = rows_of(sweep)
     axes = sweep_groups.hyper_parameters(all_points(found), found).axes[0]
