@@ -145,14 +145,17 @@ def at_both(member: Member, measure: Measured) -> tuple[float, float] | None:
 
 
 def alike(first: Record, second: Record) -> bool:
-    """Are two records of the same protocol, whatever their checkpoints?"""
+    """Are two records of the same protocol, whatever their networks: checkpoints, rescaled ones?"""
     settings = [{"record": _protocol(record)} for record in (first, second)]
     return sweep_settings.agree(*settings)
 
 
+_OF_NETWORK = ("checkpoint", "rescaled")
+
+
 def _protocol(record: Record) -> dict[str, str]:
     fields = sweep_settings.of_record(record, None)
-    return {name: text for name, text in fields.items() if name != "checkpoint"}
+    return {name: text for name, text in fields.items() if name not in _OF_NETWORK}
 
 
 @style.styled()

@@ -38,9 +38,11 @@ def signed(value):
 def method(sweep):
     """`method(name, flat, rloss, ...)` makes a run, `stop` its (flatness, RLoss) when stopped."""
 
-    def record(files, name, key, value, error=None, **changes):
+    def record(files, name, key, value, error=None, rescaled=None, **changes):
         entry = files.evaluation("test", **changes) | {"adversarial": None, "name": name}
         entry |= {"kind": name.split("-")[0]}
+        if rescaled is not None:
+            entry["protocol"] = entry["protocol"] | {"rescaled": rescaled}
         entry["values"] = {key: {"value": value, "standard_error": error, "examples": 256}}
         files.records(entry)
 
@@ -262,7 +264,7 @@ def test_rescaling_is_decided_by_factors(method, sweep, flat, power, here, held)
     run = method("at", None, 3.0)
     for factor in (None, 0.5, 2.0):
         suffix = "" if factor is None else f"-scaled-{factor:g}"
-        scale = {} if factor is None else {"variant": suffix[1:]}
+        scale = {} if factor is None else {"variant": suffix[1:], "rescaled": factor}
         value = flat if factor == 2 else 2.0
         run.one(run, f"flatness-average-rloss-test{suffix}", "flatness", value, **scale)
         run.one(run, f"flatness-worst-loss-test{suffix}", "flatness", (factor or 1) ** 9, **scale)
