@@ -105,8 +105,10 @@ def main(runs: str | None = None) -> None:
         for name in TABLES:
             shutil.copy(made / name, FOLDER)
         for name, suffix in FIGURES.items():
-            if (figure := made / "figures" / f"{name}.{suffix}").exists():
-                shutil.copy(figure, FOLDER)
+            figure, kept = made / "figures" / f"{name}.{suffix}", FOLDER / f"{name}.{suffix}"
+            kept.unlink(missing_ok=True)
+            if figure.exists():
+                shutil.copy(figure, kept)
         PAGE.write_text(with_tables(PAGE.read_text(), tables))
 
 
