@@ -49,9 +49,11 @@ class Correlation:
         return f"{self.runs} runs of {self.methods} method{'' if self.methods == 1 else 's'}"
 
     def __str__(self) -> str:
+        """Above a small panel: in short lines."""
+        separator = ", " if self.runs == self.methods else "\n"
         return (
             f"Pearson {in_words(self.pearson, self.pearson_interval)}\n"
-            f"Spearman {in_words(self.spearman, self.spearman_interval)}, {self.count}"
+            f"Spearman {in_words(self.spearman, self.spearman_interval)}{separator}{self.count}"
         )
 
 

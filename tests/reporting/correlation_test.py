@@ -91,7 +91,7 @@ def test_too_few_or_constant_values_have_none():
     few = correlation([1, 2, 3, 4], [1, 2, 3, 5], ["at", "at", "trades", "trades"])
     assert few.spearman == pytest.approx(1)
     assert few.pearson_interval is None
-    assert str(few) == "Pearson 0.98\nSpearman 1.00, 4 runs of 2 methods"
+    assert str(few) == "Pearson 0.98\nSpearman 1.00\n4 runs of 2 methods"
 
 
 def test_the_same_values_have_the_same_interval():

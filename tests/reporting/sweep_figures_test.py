@@ -88,7 +88,7 @@ def test_points_are_runs_and_the_title_has_their_correlation(sweep):
     assert (of.correlation.runs, of.correlation.methods) == (4, 2)
     figure = sweep_figures.main_scatter(all_points(found), found)
     average, worst = figure.axes
-    assert average.get_title(loc="left") == "Pearson 0.89\nSpearman 0.95, 4 runs of 2 methods"
+    assert average.get_title(loc="left") == "Pearson 0.89\nSpearman 0.95\n4 runs of 2 methods"
     assert worst.get_title(loc="left").startswith("Pearson \N{MINUS SIGN}0.89")
     assert {text.get_text() for text in average.texts} == {"1", "2"}
     drawn = np.concatenate([dots.get_offsets() for dots in average.collections])
