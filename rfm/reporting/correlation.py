@@ -59,9 +59,9 @@ class Correlation:
 
 def in_words(value: float, interval: Interval | None) -> str:
     """A coefficient with its interval, "0.85 [0.71, 0.93]"."""
-    text = f"{value:.2f}"
+    text = f"{value:z.2f}"
     if interval is not None:
-        text += f" [{interval[0]:.2f}, {interval[1]:.2f}]"
+        text += f" [{interval[0]:z.2f}, {interval[1]:z.2f}]"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

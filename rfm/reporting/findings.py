@@ -7,20 +7,16 @@ Networks that were trained without an adversary, or elsewhere, are not asked; ad
 that the paper does not have, are.
 """
 
-import dataclasses
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-from scipy import stats
-
-from rfm.reporting import sweep_families
-from rfm.reporting.correlation import Interval, correlation, difference, in_words
+from rfm.reporting import findings_of_training as training
+from rfm.reporting.correlation import correlation, difference, in_words
+from rfm.reporting.finding import Finding, by_sign, in_lower_case, is_weaker
 from rfm.reporting.paper_coefficients import of_rloss, pearsons, values
 from rfm.reporting.paper_rows import Published
 from rfm.reporting.records import ELSEWHERE
 from rfm.reporting.rescaling import changes
-from rfm.reporting.sweep_groups import at_both, means, pairs
+from rfm.reporting.sweep_groups import means
 from rfm.reporting.sweep_points import (
     AVERAGE,
     AVERAGE_LOSS,
@@ -33,7 +29,8 @@ from rfm.reporting.sweep_points import (
     points,
 )
 from rfm.reporting.sweep_rows import Row
-from rfm.reporting.tables import OPEN, markdown_escape
+from rfm.reporting.sweep_snapshots import Course
+from rfm.reporting.tables import markdown_escape
 
 COLUMNS = ("finding", "paper", "here", "found again")
 RULES = (
@@ -49,56 +46,32 @@ RULES = (
 )
 """What stands under them."""
 
-_PAPERS_RISE = 156  # percent, of the baseline in Table E
 
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One of the paper's.
-
-    Attributes:
-      claim: what it says.
-      paper: the number that the paper has for it.
-      here: that of these runs.
-      held: is it so here? None if these runs do not decide.
-      weaker: is it, but by less than half of the paper's number?
-    """
-
-    claim: str
-    paper: str
-    here: str
-    held: bool | None
-    weaker: bool = False
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """Of a table's line."""
-        verdict = {True: "yes", False: "no", None: "not decided"}[self.held]
-        verdict += ", but weaker" if self.weaker else ""
-        return self.claim, self.paper or OPEN, self.here, verdict
-
-
-def findings(rows: Iterable[Row], paper: Iterable[Published] = ()) -> tuple[Finding, ...]:
+def findings(
+    rows: Iterable[Row], paper: Iterable[Published] = (), courses: Iterable[Course] = ()
+) -> tuple[Finding, ...]:
     """Those that there are records for.
 
     Args:
       rows: of the sweep.
       paper: its rows, for coefficients that it does not print.
+      courses: snapshots of a run of each method.
     """
     asked = [row for row in rows if _is_asked(row)]
     published = [row for row in paper if row.method]
     measures = (AVERAGE, WORST, AVERAGE_LOSS, LAMBDA_MAX, TRAIN_RLOSS)
     of = {measure: points(asked, measure) for measure in measures}
     found = (
-        _overfitting(asked),
+        training.overfitting(asked),
         _correlated(of, AVERAGE, 1, "RLoss is higher in sharper minima", published),
         _correlated(of, WORST, 1, "RLoss is higher in sharper minima", published),
         _tells_less(of, AVERAGE_LOSS, published),
         _tells_less(of, LAMBDA_MAX, published),
         _correlated(of, TRAIN_RLOSS, -1, "What fits training examples less is more robust",
                     published),
-        *(_early_stopping(asked, measure) for measure in (AVERAGE, WORST)),
-        _sharpens(asked),
+        *(training.early_stopping(asked, measure) for measure in (AVERAGE, WORST)),
+        training.sharpens(asked),
+        *training.through_training([of for of in courses if _is_asked(of.row)]),
         _rescaling(asked),
         *(_in_order(asked, measure, published) for measure in (RLOSS, AVERAGE, WORST)),
     )  # fmt: skip
@@ -123,39 +96,6 @@ def _is_asked(row: Row) -> bool:
     return not any(isinstance(of, Mapping) and of.get("name") == "none" for of in adversaries)
 
 
-def _sign(interval: Interval, sign: int = 1) -> bool | None:
-    """Is what lies in it of this sign? None if both signs do."""
-    low, high = sorted(sign * end for end in interval)
-    return True if low > 0 else False if high < 0 else None
-
-
-def _overfitting(rows: Sequence[Row]) -> Finding | None:
-    """Of the snapshot that held-out examples pick: the lowest RLoss of many is so by chance."""
-    baselines = [row for row in rows if row.name == sweep_families.BASELINE]
-    if len(baselines) != 1:
-        return None
-    members = baselines[0].members
-    ends = [of for member in members if (of := at_both(member, RLOSS)) and of[1] > 0]
-    if not ends:
-        return None
-    rises = [100 * (end / stopped - 1) for end, stopped in ends]
-    end, stopped, mean = (statistics.fmean(of) for of in (*zip(*ends, strict=True), rises))
-    text, held = f"{stopped:.2f} (early stopping) to {end:.2f}, {mean:+.0f} %", None
-    weaker = False
-    if len(rises) > 1:
-        spread = statistics.stdev(rises)
-        text += f"; standard deviation over {len(rises)} seeds {spread:.0f}"
-        if len(rises) > 2:
-            reach = float(stats.t.ppf(0.975, len(rises) - 1)) * spread / len(rises) ** 0.5
-            interval = mean - reach, mean + reach
-            held, weaker = _sign(interval), _is_weaker(interval, _PAPERS_RISE)
-    if left := len(members) - len(ends):
-        text += f"; {left} not measured at both ends left out"
-    claim = "Robust overfitting: test RLoss of the baseline rises after early stopping"
-    papers = f"1.53 (early stopping) to 3.91, {_PAPERS_RISE:+} %"
-    return Finding(claim, papers, text, held, weaker)
-
-
 def _correlated(
     of: Mapping[Measured, Points],
     measure: Measured,
@@ -168,24 +108,16 @@ def _correlated(
         return None
     interval, papers = found.pearson_interval, of_rloss(paper, measure, names)
     return Finding(
-        f"{claim} (test RLoss against {_lower(measure)}, Pearson)",
+        f"{claim} (test RLoss against {in_lower_case(measure)}, Pearson)",
         pearsons(paper, [measure], names),
         f"{in_words(found.pearson, interval)}, {found.count}",
-        None if interval is None else _sign(interval, sign),
-        papers is not None and _is_weaker(interval, papers.pearson),
+        by_sign(interval, sign),
+        papers is not None and is_weaker(interval, papers.pearson),
     )
 
 
 def _names(of: Points) -> set[str]:
     return {member.run.name for member in of.members}
-
-
-def _is_weaker(interval: Interval | None, papers: float) -> bool:
-    """Is all of it of the paper's sign, and below half of it?"""
-    if interval is None:
-        return False
-    low, high = sorted(end / papers for end in interval)
-    return low > 0 and high < 0.5
 
 
 def _tells_less(
@@ -211,58 +143,12 @@ def _tells_less(
     more, less = (None if of is None else abs(of.pearson) for of in papers)
     text = " and ".join(in_words(of.pearson, None) for of in coefficients if of is not None)
     return Finding(
-        f"{other.title} tells less of RLoss than {_lower(AVERAGE)} (Pearson of the latter, then of"
-        " the former)",
+        f"{other.title} tells less of RLoss than {in_lower_case(AVERAGE)} (Pearson of the"
+        " latter, then of the former)",
         pearsons(paper, [AVERAGE, other], names),
         f"{text}; difference of their sizes {in_words(*found)}",
-        _sign(found[1]),
-        more is not None and less is not None and _is_weaker(found[1], more - less),
-    )
-
-
-def _lower(measure: Measured) -> str:
-    return measure.title[0].lower() + measure.title[1:] if measure.title[1].islower() else (
-        measure.title
-    )  # fmt: skip
-
-
-def _from_early_stopping(rows: Sequence[Row], measure: Measured) -> dict[int, np.ndarray]:
-    """By a method's number, flatness and RLoss at the end minus where early stopping stops."""
-    found: dict[int, list[np.ndarray]] = {}
-    for pair in pairs(rows, measure):
-        found.setdefault(pair.number, []).append(np.subtract(pair.final, pair.best))
-    return {number: np.mean(of, axis=0) for number, of in found.items()}
-
-
-def _early_stopping(rows: Sequence[Row], measure: Measured) -> Finding | None:
-    changes = _from_early_stopping(rows, measure)
-    helped = [bool(flatter > 0) for flatter, lower in changes.values() if lower > 0]
-    others = [bool(flatter > 0) for flatter, lower in changes.values() if lower <= 0]
-    if not helped:
-        return None
-    test = stats.binomtest(sum(helped), len(helped))
-    return Finding(
-        f"Where early stopping lowers RLoss it finds flatter minima ({_lower(measure)})",
-        "all methods that it helps" if measure is AVERAGE else "",
-        f"{sum(helped)} of {len(helped)} such methods are flatter"
-        + (f", {sum(others)} of the {len(others)} others" if others else ""),
-        None if test.pvalue >= 0.05 else 2 * sum(helped) > len(helped),
-    )
-
-
-def _sharpens(rows: Sequence[Row]) -> Finding | None:
-    later = _from_early_stopping(rows, AVERAGE)
-    flatness, losses = zip(*later.values(), strict=True) if later else ((), ())
-    found = correlation(flatness, losses)
-    if found is None:
-        return None
-    interval = found.pearson_interval
-    return Finding(
-        "What overfits more gets sharper (changes of RLoss and of average-case flatness from early"
-        " stopping to the end, Pearson)",
-        "of single methods: Figs. C and I",
-        f"{in_words(found.pearson, interval)}, {found.count}",
-        None if interval is None else _sign(interval),
+        by_sign(found[1]),
+        more is not None and less is not None and is_weaker(found[1], more - less),
     )
 
 
@@ -290,9 +176,9 @@ def _in_order(rows: Sequence[Row], measure: Measured, paper: Sequence[Published]
         return None
     interval = found.spearman_interval
     return Finding(
-        f"The order of methods is like the paper's ({_lower(measure)}, Spearman of ours and the"
-        " paper's)",
+        f"The order of methods is like the paper's ({in_lower_case(measure)}, Spearman of"
+        " ours and the paper's)",
         "",
         f"{in_words(found.spearman, interval)}, {found.count}",
-        None if interval is None else _sign(interval),
+        by_sign(interval),
     )

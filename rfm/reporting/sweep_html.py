@@ -37,7 +37,7 @@ from rfm.reporting import (
     sweep_training,
     through_training,
 )
-from rfm.reporting.findings import Finding
+from rfm.reporting.finding import Finding
 from rfm.reporting.paper_rows import PaperTable, Published
 from rfm.reporting.paper_tables import paper_tables
 from rfm.reporting.sweep import Member, read_sweep
@@ -235,7 +235,7 @@ def write_sweep_report(
     published = tuple(paper)
     beside = paper_tables(table.rows, published)
     contents |= paper_files.files(beside)
-    answers = findings.findings(table.rows, published)
+    answers = findings.findings(table.rows, published, courses)
     contents["report/findings.md"] = findings.to_markdown(answers)
     contents["report.html"] = render(
         folder.resolve().name, members, table, svgs, found, courses, beside, answers

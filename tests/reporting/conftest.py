@@ -1,5 +1,6 @@
 """A plausible working directory of a finished run, made of files alone."""
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import run_of_method
+from rfm.configs import methods
+
+from rfm.reporting import findings, read_sweep, sweep_snapshots
+from rfm.reporting.finding import Finding
+from rfm.reporting.sweep_rows import rows
 
 STEPS_PER_EPOCH = 100
 EPOCHS = 60
@@ -273,3 +280,27 @@ def sweep(tmp_path: Path) -> Any:
 
     run.folder = folder
     return run
+
+
+@pytest.fixture
+def method(sweep: Any) -> Callable[..., Any]:
+    """`method(name, flat, rloss, ...)` makes a run of the sweep, see `make_run`."""
+    return functools.partial(run_of_method.make_run, sweep)
+
+
+@pytest.fixture
+def all_found(sweep: Any) -> Callable[[], tuple[Finding, ...]]:
+    """What the report of the sweep as it is now would find."""
+
+    def found() -> tuple[Finding, ...]:
+        asked = rows(read_sweep(sweep.folder))
+        courses = sweep_snapshots.read(sweep.folder, asked)
+        return findings.findings(asked, methods.paper(), courses)
+
+    return found
+
+
+@pytest.fixture
+def found(all_found: Any) -> Callable[[str], Finding | None]:
+    """`found(claim)`: the finding whose claim has these words, None if there is none."""
+    return lambda claim: next((of for of in all_found() if claim in of.claim), None)

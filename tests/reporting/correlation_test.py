@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rfm.reporting import correlation as module
-from rfm.reporting.correlation import correlation
+from rfm.reporting.correlation import correlation, in_words
 
 
 @settings(max_examples=30, deadline=None)
@@ -98,3 +98,8 @@ def test_the_same_values_have_the_same_interval():
     x, y = np.random.default_rng(4).normal(size=(2, 9))
     assert correlation(x, y) == correlation(x, y)
     assert "[\N{MINUS SIGN}" in str(correlation(x, y))
+
+
+def test_zero_has_no_sign():
+    assert in_words(-0.001, (-0.004, 0.002)) == "0.00 [0.00, 0.00]"
+    assert in_words(-0.25, (-1.0, 0.5)) == "−0.25 [−1.00, 0.50]"
