@@ -83,7 +83,8 @@ def to_latex(table: PaperTable, *, absent: bool = False) -> str:
             r"\providecommand{\rfmpaper}[1]{\textcolor{gray}{\emph{#1}}}",
             r"\begingroup",
             r"\scriptsize",
-            r"\setlength{\tabcolsep}{2.5pt}",
+            r"\setlength{\tabcolsep}{1.9pt}",  # fits A4 with margins of 1.5 cm
+            r"\setlength{\LTcapwidth}{\linewidth}",
             rf"\begin{{longtable}}{{@{{}}l{'r' * (count - 1)}@{{}}}}",
             rf"\caption{{{escape(layout.title[0].upper() + layout.title[1:])}. Upright: ours;"
             r" \rfmpaper{italic}: the paper's.}",
@@ -93,6 +94,7 @@ def to_latex(table: PaperTable, *, absent: bool = False) -> str:
             *body,
             r"\end{longtable}",
             r"\begin{itemize}",
+            r"\setlength{\itemsep}{0pt}\setlength{\parskip}{0pt}",
             *(rf"\item {escape(note)}" for note in (*table.notes, *_differences(table))),
             r"\end{itemize}",
             r"\endgroup",

@@ -5,6 +5,8 @@ import dataclasses
 import html.parser
 import io
 import re
+import shutil
+import subprocess
 
 import pytest
 from rfm.configs import methods
@@ -182,7 +184,7 @@ def test_latex_is_balanced_and_every_line_has_every_column(table, absent):
     assert len(rules) == 3
     for package in ("booktabs", "longtable", "xcolor"):
         assert package in text.splitlines()[0]
-    assert text.count(r"\item") == 3
+    assert text.count(r"\item ") == 3
     assert r"$\xi$\_50\%" in text
 
 
@@ -204,6 +206,27 @@ def test_all_titles_of_the_paper_are_latex(table, group):
     text = to_latex(dataclasses.replace(table, absent=lines), absent=True)
     assert unescaped(text, "{") == unescaped(text, "}")
     assert not re.search(r"[^\x00-\x7f]", text)
+
+
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None,
+    reason="needs LaTeX: apt-get install texlive-latex-base texlive-latex-recommended",
+)
+def test_latex_takes_it(table, tmp_path):
+    """With all rows of the paper, and what is odd."""
+    lines = tuple(Line(row.method, None, row) for row in PAPER.values() if row.method)
+    (tmp_path / "table.tex").write_text(
+        to_latex(dataclasses.replace(table, absent=lines), absent=True)
+    )
+    (tmp_path / "page.tex").write_text(r"""\documentclass[a4paper]{article}
+\usepackage[margin=1.5cm]{geometry}
+\usepackage{booktabs, longtable, xcolor}
+\begin{document}\input{table}\end{document}""")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    for _ in range(4):  # until columns are as wide as they stay
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    assert "Rerun LaTeX" not in done.stdout
 
 
 def test_files_of_tables_that_there_are_no_more_go(table):
