@@ -38,6 +38,8 @@ def arrange() -> None:
     # Without the cache it compiles again, that is all.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     _quieten_threads()
+    # It says that its first start takes a while, on a busy machine, whatever the verb.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def check_devices() -> None:
