@@ -116,7 +116,7 @@ def rfm(start) -> Callable[..., Result]:
 
     def rfm(*arguments: str, **options) -> Result:
         process = start(*arguments, **options)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return Result(process.returncode, out, err)
 
     return rfm
