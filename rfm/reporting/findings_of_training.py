@@ -99,24 +99,31 @@ def through_training(courses: Sequence[Course]) -> tuple[Finding, ...]:
 def _through_training(courses: Sequence[Course], case: str, measure: Measured) -> Finding | None:
     overfitted: list[float] = []
     others: list[float] = []
+    unfinished = 0
     for course in courses:
-        ends = at_both(course.member, RLOSS)
-        points = scatter.snapshots(course.records, case)
-        _, x, y = zip(*points, strict=True) if points else ((),) * 3
-        if ends is not None and (found := correlation(x, y)) is not None:
+        ends, points = at_both(course.member, RLOSS), scatter.snapshots(course.records, case)
+        if ends is None or not points:
+            continue
+        epochs, x, y = zip(*points, strict=True)
+        if epochs[-1] != course.member.final[0].epoch:
+            unfinished += 1
+        elif (found := correlation(x, y)) is not None:
             (overfitted if ends[0] >= _OVERFITS * ends[1] else others).append(found.pearson)
     if not overfitted:
         return None
     above = [coefficient > 0 for coefficient in overfitted]
+    text = f"above 0 in {sum(above)} of {len(above)} such methods ({_range(overfitted)})"
+    if others:
+        text += f", {sum(c > 0 for c in others)} of {len(others)} others ({_range(others)})"
+    if unfinished:
+        text += f"; {unfinished} not measured to the end left out"
     return Finding(
         "In robust overfitting, where RLoss rises by 20 % or more after early stopping, it is"
         f" higher in sharper snapshots ({in_lower_case(measure)}, Pearson over those of a run)",
         "of single methods: Figs. C and I",
-        f"above 0 in {sum(above)} of {len(above)} such methods ({_range(overfitted)})"
-        + (f", {sum(c > 0 for c in others)} of {len(others)} others ({_range(others)})"
-           if others else ""),
+        text,
         by_count(above),
-    )  # fmt: skip
+    )
 
 
 def _range(of: Sequence[float]) -> str:

@@ -95,10 +95,10 @@ def test_what_overfits_more_gets_sharper(method, found):
     assert finding.held is True
 
 
-def course(run, name, points):
+def course(run, name, points, last=6000):
     """Snapshots of (flatness, RLoss)."""
-    for epoch, (flat, rloss) in enumerate(points, start=1):
-        place = {"run": name, "step": 100 * epoch, "epoch": float(epoch), "snapshot": True}
+    for step, (flat, rloss) in zip((100, 200, last)[-len(points) :], points, strict=True):
+        place = {"run": name, "step": step, "epoch": step / 100, "snapshot": True}
         entry = run.evaluation("test", **place) | {"adversarial": None}
         entry["values"]["rloss"]["value"] = rloss
         run.records(entry, run.flatness("average", "rloss", flat, 0.1, **place))
@@ -134,6 +134,14 @@ def test_snapshots_of_what_does_not_overfit_stand_apart(method, found):
     finding = found("In robust overfitting")
     assert finding.here == ("above 0 in 1 of 1 such methods (1.00), 1 of 2 others (−1.00 to 1.00)")
     assert found("sharper snapshots (worst-case") is None
+
+
+def test_snapshots_are_asked_when_all_are_measured(method, found):
+    for name in "ab":
+        course(method(name, 3.0, 2.4, stop=(1.0, 2.0)), name, UP)
+    course(method("c", 3.0, 2.4, stop=(1.0, 2.0)), "c", DOWN, last=4000)
+    here = "above 0 in 2 of 2 such methods (1.00); 1 not measured to the end left out"
+    assert found("In robust overfitting").here == here
 
 
 def test_without_overfitting_snapshots_say_nothing(method, found):
