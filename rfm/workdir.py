@@ -7,6 +7,7 @@
     tensorboard/        the same for TensorBoard
     checkpoints/STEP/   see `rfm.training.checkpoint`
     records/STEP/*.json results, see `rfm.evaluation.records`
+    records-set-aside/  those of weights that are no more, see `set_aside`
     report.html         see `rfm.reporting`
 
 A workdir belongs to one training config. How it is evaluated may change at any time,
@@ -103,6 +104,35 @@ def _lock(file: IO[str], workdir: Path, doing: str) -> None:
             ) from None
         except OSError:
             pass
+
+
+def set_aside(workdir: Path, step: int) -> str | None:
+    """Moves records of steps after `step` away, from where training goes on.
+
+    It comes to the same weights on the same machine only; what was measured of others, as in an
+    archive of records without checkpoints, is not to be taken for theirs.
+
+    Returns:
+      Where they are now; None if there were none.
+    """
+    place: str | None = processes.by_first(lambda: _set_aside(workdir, step))
+    return place
+
+
+def _set_aside(workdir: Path, step: int) -> str | None:
+    later = [
+        folder
+        for folder in sorted(workdir.glob("records/*"))
+        if folder.is_dir() and folder.name.isdigit() and int(folder.name) > step
+    ]
+    if not later:
+        return None
+    names = (f"records-set-aside{number}" for number in ("", *(f"-{n}" for n in range(2, 10**6))))
+    place = next(path for name in names if not (path := workdir / name).exists())
+    place.mkdir()
+    for folder in later:
+        folder.rename(place / folder.name)
+    return str(place)
 
 
 def read_config(workdir: Path) -> dict[str, Any] | None:

@@ -39,3 +39,22 @@ def test_a_file_or_foreign_checkpoints_are_refused(tmp_path):
     (tmp_path / "other" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no config\.json"):
         workdir.claim(tmp_path / "other", CONFIG)
+
+
+def test_records_of_later_steps_are_set_aside_and_kept(tmp_path):
+    def record(step, text):
+        place = tmp_path / "records" / f"{step:08d}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "evaluation-test.json").write_text(text)
+
+    assert workdir.set_aside(tmp_path, 0) is None
+    for turn, name in enumerate(("", "-2", "-3")):
+        record(10, "kept")
+        record(20, f"{turn}")
+        record(30, "last")
+        place = tmp_path / f"records-set-aside{name}"
+        assert workdir.set_aside(tmp_path, 10) == str(place)
+        moved = {file.parent.name: file.read_text() for file in place.rglob("*.json")}
+        assert moved == {"00000020": f"{turn}", "00000030": "last"}
+        assert [folder.name for folder in (tmp_path / "records").iterdir()] == ["00000010"]
+    assert workdir.set_aside(tmp_path, 10) is None

@@ -57,7 +57,7 @@ def train(
       run: what to train, from `rfm.training.build.build`.
       workdir: where checkpoints and metrics go.
       progress: is told the steps done, with the loss and robust error of training.
-      warn: is told of damaged checkpoints.
+      warn: is told of damaged checkpoints, and of records that are set aside.
       should_stop: asked after each dispatch; if true, saves and raises `Interrupted`. All
         processes must be given the same answer.
       on_memory: is told what the compiled step needs, before the first one runs.
@@ -91,6 +91,8 @@ def train(
         step = saved = int(state.step)
         if step >= run.total_steps:
             return state
+        if place := workdirs.set_aside(workdir, step):
+            warn(f"training goes on from step {step}; records of later steps are in {place} now")
         feed: Feed = (
             Streamed(run, step) if run.config.data.stream else Resident(run, extra or run.extra())
         )

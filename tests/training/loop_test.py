@@ -52,6 +52,22 @@ def test_what_a_finished_run_leaves(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
+def test_records_of_weights_that_are_no_more_are_not_taken_for_theirs(run, tmp_path):
+    """As in an archive that has the records without the checkpoints."""
+    record = tmp_path / "records/00000015/evaluation-test.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    told = []
+    loop.train(run, tmp_path, warn=told.append)
+    assert not record.exists()
+    assert (tmp_path / "records-set-aside/00000015/evaluation-test.json").read_text() == "{}"
+    assert len(told) == 1 and "from step 0" in told[0] and "records-set-aside" in told[0]
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    loop.train(run, tmp_path, warn=told.append)
+    assert record.exists() and len(told) == 1, "a finished run keeps its records"
+
+
 def test_training_learns(config, build_run, tmp_path):
     config.data.train_examples = 0
     config.train.update(epochs=4, snapshot_every=4, steps_per_dispatch=40)
