@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,13 +69,20 @@ def environment() -> dict[str, Any]:
     return {
         "device": {
             "platform": device.platform,
-            "kind": device.device_kind,
+            "kind": processor() if device.platform == "cpu" else device.device_kind,
             "count": jax.device_count(),
             "processes": processes.count(),
         },
         "versions": {"rfm": rfm.__version__, "python": platform.python_version(), **versions},
         "git": git_revision(),
     }
+
+
+def processor() -> str:
+    """The name of the CPU, on which roundings depend; JAX calls all of them "cpu"."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine() or "cpu"
 
 
 def git_revision() -> str | None:

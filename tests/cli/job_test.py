@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rfm.evaluation.records import processor
+
 SECONDS = 280
 TWO_DEVICES = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
 ONE_DEVICE = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1"
@@ -94,7 +96,7 @@ def test_two_processes_do_what_one_with_two_devices_does(
         assert found["per_example"] == expected["per_example"], path
         assert found["protocol"]["device"] == {
             "platform": "cpu",
-            "kind": "cpu",
+            "kind": processor(),
             "count": 2,
             "processes": 2,
         }

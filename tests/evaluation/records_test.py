@@ -27,6 +27,7 @@ def test_protocol_says_where_it_was_made(tmp_path):
     protocol = json.loads(path.read_text())["protocol"]
     assert protocol["steps"] == 20
     assert protocol["device"]["platform"] == "cpu"
+    assert protocol["device"]["kind"] == records.processor() != "cpu"
     assert protocol["versions"]["rfm"] == rfm.__version__
     assert {"jax", "jaxlib", "flax", "numpy", "python"} <= set(protocol["versions"])
     assert "git" in protocol
